@@ -1,0 +1,340 @@
+"""The models of `qwenvl.io/v1alpha1`: what a user writes, what the operator answers.
+
+The docstring under a field is its description in `kubectl explain`, in the API reference and here: one source.
+A default here is part of the API and is stored with the object: it may never change within v1alpha1. Defaults that
+move (the runtime image) are resolved by the operator instead.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from qwenvl_operator.api.quantity import Duration, Quantity
+
+GROUP = "qwenvl.io"
+VERSION = "v1alpha1"
+KIND = "QwenVLDeployment"
+PLURAL = "qwenvldeployments"
+SHORT_NAME = "qvl"
+API_VERSION = f"{GROUP}/{VERSION}"
+# Children are named after the CR; a Service's name is a DNS label of at most 63 characters, and the ConfigMaps and the
+# pods' labels add a revision of 10 characters and a dash to it.
+MAX_NAME_LENGTH = 52
+
+JsonObject = dict[str, Any]
+"""A fragment of the pod spec, passed on as it is written."""
+
+
+def rule(expression: str, message: str) -> JsonObject:
+    """A CEL rule for `x-kubernetes-validations`."""
+    return {"rule": expression, "message": message}
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class PersistentVolumeClaimSource(Model):
+    """A folder on a PersistentVolumeClaim."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the PersistentVolumeClaim, in the namespace of this resource."""
+    path: Annotated[str, Field(max_length=1024, pattern=r"^[^/].*$|^$")] = ""
+    """Folder of the snapshot on the volume, relative to its root. Empty means the root."""
+
+
+class HostPathSource(Model):
+    """A folder on the node, such as a local NVMe disk that every GPU node has filled."""
+
+    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/.+$")]
+    """Absolute path on the node. The folder must exist there; it is mounted read-only."""
+
+
+class RuntimeImageSource(Model):
+    """A folder inside the runtime image itself."""
+
+    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/.+$")]
+    """Absolute path of the snapshot inside the runtime image."""
+
+
+class ModelSource(Model):
+    """Where the weights are. Exactly one member is set."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "[has(self.persistentVolumeClaim), has(self.hostPath), has(self.runtimeImage)]"
+                    ".filter(x, x).size() == 1",
+                    "set exactly one of persistentVolumeClaim, hostPath and runtimeImage",
+                )
+            ]
+        }
+    )
+
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    """A folder on a PersistentVolumeClaim, mounted read-only."""
+    host_path: HostPathSource | None = None
+    """A folder on the node, mounted read-only."""
+    runtime_image: RuntimeImageSource | None = None
+    """A folder inside the runtime image: weights that were baked in."""
+
+
+class ModelSpec(Model):
+    """Which model is served, and where its files are."""
+
+    served_name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$|^$")] = ""
+    """Name by which clients ask for the model (`model` in a request). Empty means the name of this resource."""
+    source: ModelSource
+    """Where the weights are. Nothing is ever downloaded."""
+
+
+class Accelerator(Model):
+    """What a runtime pod computes on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "self.resource != 'cpu' || self.count == 1",
+                    "count must be 1 when resource is cpu: cores are asked for in spec.runtime.resources",
+                )
+            ]
+        }
+    )
+
+    resource: Annotated[str, Field(max_length=253, pattern=r"^cpu$|^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
+    """Extended resource that a node offers, such as `nvidia.com/gpu`; `cpu` is for trials of tiny models only."""
+    count: Annotated[int, Field(ge=1, le=8)] = 1
+    """GPUs per pod. The model is split over all of them (tensor parallel), so 1, 2, 4 or 8."""
+
+
+class Hardware(Model):
+    """Where runtime pods are scheduled."""
+
+    accelerator: Accelerator = Accelerator()
+    """What a runtime pod computes on."""
+    node_selector: Annotated[dict[str, str], Field(max_length=64)] = {}
+    """Labels that a node must have."""
+    tolerations: Annotated[list[JsonObject], Field(max_length=32)] = []
+    """Tolerations of the pods, as in a pod spec."""
+    runtime_class_name: Annotated[str, Field(max_length=253)] = ""
+    """RuntimeClass of the pods, such as `nvidia`. Empty means the cluster's default."""
+
+
+class Engine(Model):
+    """How the engine is started."""
+
+    max_model_len: Annotated[int, Field(ge=256, le=262144)] = 65536
+    """Longest request in tokens, pictures and answer included. A picture of 1024x1024 is 1024 tokens."""
+    max_num_seqs: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Requests that the engine computes at the same time; further ones wait."""
+    gpu_memory_utilization: Annotated[str, Field(pattern=r"^(0\.[0-9]*[1-9][0-9]*|1(\.0+)?)$", max_length=8)] = "0.92"
+    """Share of each GPU's memory that the engine takes, as a decimal string above 0 and up to 1."""
+    cuda_graphs: bool = True
+    """CUDA graphs and compilation. `false` makes decoding 9 to 15 times slower and is meant for debugging alone."""
+    extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
+    """Further arguments of `vllm serve`, such as `--kv-cache-dtype=fp8`. Arguments that the operator owns are refused."""
+
+
+class Media(Model):
+    """What a request may carry. Pictures are accepted inline only."""
+
+    max_images: Annotated[int, Field(ge=0, le=256)] = 8
+    """Pictures per request."""
+    max_videos: Annotated[int, Field(ge=0, le=8)] = 0
+    """Videos per request."""
+    max_pixels: Annotated[int, Field(ge=65536, le=16777216)] = 4194304
+    """Pixels of a picture as the model sees it; larger ones are scaled down. One token per 1024 pixels."""
+    max_request_bytes: Quantity = "20Mi"
+    """Size of a request's body. Pictures travel in it as base64, a third larger than their files."""
+
+
+class GatePolicy(StrEnum):
+    STRICT = "Strict"
+    FALLBACK = "Fallback"
+
+
+class Warmup(Model):
+    """The pictures and the text that a pod must have answered before it gets traffic."""
+
+    budget: Duration = "5m"
+    """How long the warm-up may take before the container gives up."""
+    max_first_to_steady: Annotated[str, Field(pattern=r"^[1-9][0-9]*(\.[0-9]+)?$", max_length=8)] = "3"
+    """First answer over steady answer, as a decimal string. A warm-up that ends above it is warned about in status."""
+    gate_policy: GatePolicy = GatePolicy.STRICT
+    """`Strict`: a pod is Ready only once the operator has read the warm-up report of its very container, so a pod that
+    starts while the operator is down waits for it. `Fallback`: the container's own readiness is enough."""
+
+
+class Startup(Model):
+    """The one budget from which the startup probe, the progress deadline and the gate's deadline follow."""
+
+    budget: Duration = "30m"
+    """How long a pod may take from the start of its container to a loaded model."""
+
+
+class Drain(Model):
+    """What running requests get when a pod ends."""
+
+    longest_request: Duration = "120s"
+    """Requests up to this long are never cut by a rollout, a scale-down or a node drain."""
+
+
+class RolloutStrategy(StrEnum):
+    AUTO = "Auto"
+    SURGE = "Surge"
+    RECREATE = "Recreate"
+
+
+class Rollout(Model):
+    """How a change of the spec reaches the pods."""
+
+    strategy: RolloutStrategy = RolloutStrategy.AUTO
+    """`Surge`: the new pod is warm before an old one ends, which needs a free GPU. `Recreate`: the old pods end first.
+    `Auto`: Surge where a node has room for one more pod, else pods are replaced in place."""
+
+
+class ResourceRequirements(Model):
+    """Requests and limits of the runtime container, as in a pod spec. The accelerator is added by the operator."""
+
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    """Least amounts that a node must have free."""
+    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    """Most that the container may use."""
+
+
+class CacheVolumeClaim(Model):
+    """A PersistentVolumeClaim for the engine's compiled code."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the PersistentVolumeClaim, in the namespace of this resource; it must be writable."""
+
+
+class Cache(Model):
+    """Where compiled code is kept, so that a second start takes a minute less."""
+
+    persistent_volume_claim: CacheVolumeClaim | None = None
+    """A volume that outlives the pod. Never share it between tenants: its files are executed."""
+
+
+class LocalObjectReference(Model):
+    """An object in the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the object."""
+
+
+class Runtime(Model):
+    """The runtime container."""
+
+    image: Annotated[str, Field(max_length=512)] = ""
+    """Image of the runtime. Empty means the operator's default at the time of the last change of this spec."""
+    image_pull_secrets: Annotated[
+        list[LocalObjectReference],
+        Field(
+            max_length=8,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Secrets for pulling the image, in the namespace of this resource."""
+    resources: ResourceRequirements = ResourceRequirements()
+    """Memory and CPU of the container."""
+    cache: Cache = Cache()
+    """Where compiled code is kept."""
+
+
+class QwenVLDeploymentSpec(Model):
+    """What should run."""
+
+    model: ModelSpec
+    """Which model is served, and where its files are."""
+    hardware: Hardware = Hardware()
+    """Where runtime pods are scheduled, and on how many GPUs."""
+    engine: Engine = Engine()
+    """How the engine is started."""
+    media: Media = Media()
+    """What a request may carry."""
+    warmup: Warmup = Warmup()
+    """What a pod must have answered before it gets traffic."""
+    startup: Startup = Startup()
+    """How long a start may take."""
+    drain: Drain = Drain()
+    """What running requests get when a pod ends."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Runtime pods. `kubectl scale` changes it."""
+    rollout: Rollout = Rollout()
+    """How a change of the spec reaches the pods."""
+    runtime: Runtime = Runtime()
+    """The runtime container."""
+    suspend: bool = False
+    """True takes the pods away and keeps everything else, so that the GPUs are free for a while."""
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Model):
+    """One aspect of the resource's state, in the form of metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Name of the aspect."""
+    status: ConditionStatus
+    """True, False or Unknown."""
+    observed_generation: Annotated[int, Field(ge=0)]
+    """Generation of the spec that this was said about."""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When `status` last changed."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """One word for programs; each has a heading in the troubleshooting page."""
+    message: Annotated[str, Field(max_length=32768)]
+    """What a person can do about it."""
+
+
+class WarmupStatus(Model):
+    """The latest warm-up, in seconds as decimal strings."""
+
+    first_seconds: str
+    """Slowest first answer of the warm-up set."""
+    steady_seconds: str
+    """The same request's median after that."""
+
+
+class QwenVLDeploymentStatus(Model):
+    """What does run."""
+
+    observed_generation: int = -1
+    """Generation of the spec that this status is about; -1 until an operator has seen the resource."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Runtime pods that exist."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Runtime pods that are warm and get traffic."""
+    selector: str = ""
+    """Label selector of the runtime pods, for `kubectl scale` and autoscalers."""
+    revision: str = ""
+    """Hash of everything in the spec that matters to a pod."""
+    endpoint: str = ""
+    """URL of the OpenAI-compatible API inside the cluster."""
+    warmup: WarmupStatus | None = None
+    """The latest warm-up."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+    """Ready, Reconciling and Stalled (kstatus), and Available, Scheduled and WarmedUp."""

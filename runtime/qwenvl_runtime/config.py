@@ -1,0 +1,136 @@
+"""RuntimeConfig: the one contract between the operator and the runtime.
+
+The operator renders it into a ConfigMap, the runtime parses the same class from the mounted file. Nothing else, and no
+environment variable, tells the runtime what to do. Only pydantic may be imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONFIG_DIRECTORY = "/etc/qwenvl"
+CONFIG_FILE = "runtime.json"
+PORT = 8000
+"""The front's port: the only one that the pod serves."""
+MODEL_DIRECTORY = "/model"
+"""Where the operator mounts a model volume, read-only."""
+CACHE_DIRECTORY = "/cache"
+"""Where the engine keeps compiled code; survives the pod when the CR names a cache volume."""
+SCRATCH_DIRECTORY = "/tmp"  # noqa: S108 - an emptyDir of the pod's own, the root file system is read-only
+REVISION_HEADER = "X-QwenVL-Revision"
+BOOT_ID_HEADER = "X-QwenVL-Boot-Id"
+
+# vLLM scales every picture to at least this many pixels (`shortest_edge` of the family's preprocessor), so a smaller
+# limit could not be kept. One token stands for 32x32 pixels.
+MIN_PIXELS = 65536
+PIXELS_PER_TOKEN = 32 * 32
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EngineConfig(Frozen):
+    """What the engine is started with."""
+
+    model_path: str
+    """Folder of the snapshot inside the container."""
+    served_name: str
+    """Name by which clients ask for the model."""
+    device: Annotated[str, Field(pattern="^(cuda|cpu)$")] = "cuda"
+    """`cpu` is for trials of tiny models only."""
+    gpu_count: Annotated[int, Field(ge=0)] = 1
+    """GPUs of the pod; the model is split over all of them (tensor parallel). 0 on the CPU."""
+    max_model_len: Annotated[int, Field(ge=1)]
+    max_num_seqs: Annotated[int, Field(ge=1)]
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
+    cuda_graphs: bool = True
+    extra_args: tuple[str, ...] = ()
+
+
+class MediaConfig(Frozen):
+    """What a request may carry."""
+
+    max_images: Annotated[int, Field(ge=0)]
+    max_videos: Annotated[int, Field(ge=0)]
+    max_pixels: Annotated[int, Field(ge=MIN_PIXELS)]
+    """Larger pictures are scaled down to this many pixels before the model sees them."""
+    max_request_bytes: Annotated[int, Field(ge=1)]
+
+
+class WarmupConfig(Frozen):
+    """How long the warm-up may take, and which ratio of first to steady is worth a warning."""
+
+    budget: Seconds
+    max_first_to_steady: Annotated[float, Field(ge=1)]
+
+
+class DrainConfig(Frozen):
+    """What happens between SIGTERM and the end of the container."""
+
+    propagation: Seconds
+    """How long the pod goes on taking requests after it said that it is not ready: endpoints forget it meanwhile."""
+    longest_request: Seconds
+    """How long running requests get after that."""
+    engine_stop: Seconds
+    """How long the engine gets to end by itself once nothing runs."""
+
+
+class RuntimeConfig(Frozen):
+    """Everything that the runtime is told."""
+
+    revision: str
+    """The revision of the spec that this pod serves; returned with every answer."""
+    engine: EngineConfig
+    media: MediaConfig
+    warmup: WarmupConfig
+    drain: DrainConfig
+    startup_budget: Seconds
+    """How long loading may take before the runtime gives up and says so."""
+
+    @classmethod
+    def load(cls, path: Path) -> RuntimeConfig:
+        """Read the mounted file. Raises pydantic.ValidationError, which names each wrong field, or OSError."""
+        return cls.model_validate_json(path.read_bytes())
+
+    def dump(self) -> str:
+        """The file's text: JSON with sorted keys, so that equal configurations are equal files."""
+        import json
+
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+
+class WarmupShot(Frozen):
+    """One request of the warm-up set, asked several times."""
+
+    name: str
+    """`text`, `smallest`, `typical` or `largest`."""
+    width: int = 0
+    height: int = 0
+    first_seconds: Seconds
+    steady_seconds: Seconds
+    """Median of the askings after the first."""
+
+
+class WarmupReport(Frozen):
+    """The answer of GET /warmup: what this very process has served of the warm-up set."""
+
+    boot_id: str
+    """Random, made anew by every start of the process."""
+    pod: str
+    """The pod's host name, which is the pod's name."""
+    revision: str
+    started_at: float
+    """Unix time at which the process started; the operator ties the report to the container by it."""
+    complete: bool
+    """True once the whole set was answered."""
+    shots: tuple[WarmupShot, ...] = ()
+    stages: dict[str, Seconds] = {}
+    """Seconds per stage of the start: `engine` (process start to engine healthy), `warmup`."""
+    reason: str = ""
+    """While not complete: what the process is doing, or why the warm-up failed. Never holds a request's content."""
