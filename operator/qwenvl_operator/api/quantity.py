@@ -6,26 +6,27 @@ import re
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-QUANTITY_PATTERN = r"^([0-9]+|[0-9]+\.[0-9]+|\.[0-9]+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+QUANTITY_PATTERN = r"^([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 
 _SUFFIX = {
     "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{s: Decimal(1000) ** (i + 1) for i, s in enumerate("kMGTP")},
-    **{f"{s}i": Decimal(1024) ** (i + 1) for i, s in enumerate("KMGTP")},
+    **{s: Decimal(1000) ** -(i + 1) for i, s in enumerate("mun")},
+    **{s: Decimal(1000) ** (i + 1) for i, s in enumerate("kMGTPE")},
+    **{f"{s}i": Decimal(1024) ** (i + 1) for i, s in enumerate("KMGTPE")},
 }
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_quantity(text: str) -> Decimal:
-    """`1500m` -> 1.5, `20Mi` -> 20971520. Raises ValueError for anything that resource.Quantity would refuse."""
+    """`1500m` -> 1.5, `20Mi` -> 20971520, `2e3` -> 2000: the positive forms of resource.Quantity. Raises ValueError."""
     match = re.fullmatch(QUANTITY_PATTERN, text)
     if match is None:
         raise ValueError(f"{text!r} is not a quantity such as 500m, 4, 20Mi or 1.5Gi")
-    return Decimal(match[1]) * _SUFFIX[match[2] or ""]
+    number, suffix = Decimal(match[1]), match[2] or ""
+    return number * _SUFFIX[suffix] if suffix in _SUFFIX else number.scaleb(int(suffix[1:]))
 
 
 def parse_duration(text: str) -> float:
@@ -34,6 +35,11 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"{text!r} is not a duration such as 90s, 5m or 1h30m")
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", text)
     return sum(float(number) * _UNIT[unit] for number, unit in parts)
+
+
+def _text(value: object) -> object:
+    """`cpu: 2` and `cpu: "2"` are the same quantity: the text is what we keep."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _checked_quantity(text: str) -> str:
@@ -46,5 +52,18 @@ def _checked_duration(text: str) -> str:
     return text
 
 
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), AfterValidator(_checked_quantity)]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_text),
+    AfterValidator(_checked_quantity),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "maxLength": 32,
+            "pattern": QUANTITY_PATTERN,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32), AfterValidator(_checked_duration)]

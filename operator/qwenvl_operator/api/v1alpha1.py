@@ -8,10 +8,11 @@ move (the runtime image) are resolved by the operator instead.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
 from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
 
 from qwenvl_operator.api.quantity import Duration, Quantity
 
@@ -26,12 +27,44 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MAX_NAME_LENGTH = 52
 
 JsonObject = dict[str, Any]
-"""A fragment of the pod spec, passed on as it is written."""
 
 
-def rule(expression: str, message: str) -> JsonObject:
-    """A CEL rule for `x-kubernetes-validations`."""
-    return {"rule": expression, "message": message}
+def rules(*pairs: tuple[str, str]) -> JsonObject:
+    """CEL expressions and what the API server answers where they do not hold, for `json_schema_extra`."""
+    return {"x-kubernetes-validations": [{"message": message, "rule": rule} for rule, message in pairs]}
+
+
+def list_map(key: str) -> JsonObject:
+    """A list whose items are told apart by one of their fields, so that several appliers can share it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+ROOT_RULES = rules(
+    (
+        f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+        f"metadata.name must have at most {MAX_NAME_LENGTH} characters: the names of ConfigMaps and pods add to it",
+    ),
+    (
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name is also the name of a Service: it must start with a letter, and only lower-case letters, digits "
+        "and '-' may follow",
+    ),
+)
+"""Rules about the whole object."""
+
+SubdomainName = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
+]
+"""The name of an object, as the API server checks it."""
+LongDuration = Annotated[
+    Duration,
+    Field(
+        json_schema_extra=rules(
+            ("duration(self) >= duration('1s') && duration(self) <= duration('24h')", "must be from 1s to 24h")
+        )
+    ),
+]
 
 
 class Model(BaseModel):
@@ -44,26 +77,29 @@ class Model(BaseModel):
     )
 
 
+NO_PARENT = rules(("!self.split('/').exists(part, part == '..')", "must not contain '..'"))
+
+
 class PersistentVolumeClaimSource(Model):
     """A folder on a PersistentVolumeClaim."""
 
-    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    claim_name: SubdomainName
     """Name of the PersistentVolumeClaim, in the namespace of this resource."""
-    path: Annotated[str, Field(max_length=1024, pattern=r"^[^/].*$|^$")] = ""
+    path: Annotated[str, Field(max_length=1024, pattern=r"^$|^[^/]", json_schema_extra=NO_PARENT)] = ""
     """Folder of the snapshot on the volume, relative to its root. Empty means the root."""
 
 
 class HostPathSource(Model):
     """A folder on the node, such as a local NVMe disk that every GPU node has filled."""
 
-    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/.+$")]
+    path: Annotated[str, Field(max_length=1024, pattern=r"^/.", json_schema_extra=NO_PARENT)]
     """Absolute path on the node. The folder must exist there; it is mounted read-only."""
 
 
 class RuntimeImageSource(Model):
     """A folder inside the runtime image itself."""
 
-    path: Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/.+$")]
+    path: Annotated[str, Field(max_length=1024, pattern=r"^/.", json_schema_extra=NO_PARENT)]
     """Absolute path of the snapshot inside the runtime image."""
 
 
@@ -71,15 +107,12 @@ class ModelSource(Model):
     """Where the weights are. Exactly one member is set."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                rule(
-                    "[has(self.persistentVolumeClaim), has(self.hostPath), has(self.runtimeImage)]"
-                    ".filter(x, x).size() == 1",
-                    "set exactly one of persistentVolumeClaim, hostPath and runtimeImage",
-                )
-            ]
-        }
+        json_schema_extra=rules(
+            (
+                "[has(self.persistentVolumeClaim), has(self.hostPath), has(self.runtimeImage)].exists_one(x, x)",
+                "set exactly one of persistentVolumeClaim, hostPath and runtimeImage",
+            )
+        )
     )
 
     persistent_volume_claim: PersistentVolumeClaimSource | None = None
@@ -103,20 +136,51 @@ class Accelerator(Model):
     """What a runtime pod computes on."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                rule(
-                    "self.resource != 'cpu' || self.count == 1",
-                    "count must be 1 when resource is cpu: cores are asked for in spec.runtime.resources",
-                )
-            ]
-        }
+        json_schema_extra=rules(
+            (
+                "self.resource != 'cpu' || self.count == 1",
+                "count must be 1 when resource is cpu: ask for cores in spec.runtime.resources",
+            )
+        )
     )
 
     resource: Annotated[str, Field(max_length=253, pattern=r"^cpu$|^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     """Extended resource that a node offers, such as `nvidia.com/gpu`; `cpu` is for trials of tiny models only."""
-    count: Annotated[int, Field(ge=1, le=8)] = 1
-    """GPUs per pod. The model is split over all of them (tensor parallel), so 1, 2, 4 or 8."""
+    count: Literal[1, 2, 4, 8] = 1
+    """GPUs per pod. The model is split over all of them (tensor parallel)."""
+
+
+@with_config(
+    extra="forbid",
+    use_attribute_docstrings=True,
+    json_schema_extra=rules(
+        (
+            "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "value must be empty when operator is Exists",
+        ),
+        (
+            "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+            "operator must be Exists when key is empty",
+        ),
+        (
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "effect must be NoExecute when tolerationSeconds is set",
+        ),
+    ),
+)
+class Toleration(TypedDict, total=False):
+    """A toleration as in a pod spec, and passed on as it is written."""
+
+    key: Annotated[str, Field(max_length=317)]
+    """Taint key that is tolerated. Empty, with operator `Exists`, tolerates every taint."""
+    operator: Literal["Exists", "Equal"]
+    """How the taint's value is compared; `Equal` if it is left out."""
+    value: Annotated[str, Field(max_length=63)]
+    """Taint value that is tolerated."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    """Taint effect that is tolerated. Left out means all of them."""
+    tolerationSeconds: int
+    """How long a pod stays on a node after the taint was added. Left out means for ever."""
 
 
 class Hardware(Model):
@@ -126,9 +190,9 @@ class Hardware(Model):
     """What a runtime pod computes on."""
     node_selector: Annotated[dict[str, str], Field(max_length=64)] = {}
     """Labels that a node must have."""
-    tolerations: Annotated[list[JsonObject], Field(max_length=32)] = []
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Tolerations of the pods, as in a pod spec."""
-    runtime_class_name: Annotated[str, Field(max_length=253)] = ""
+    runtime_class_name: Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")] = ""
     """RuntimeClass of the pods, such as `nvidia`. Empty means the cluster's default."""
 
 
@@ -144,7 +208,7 @@ class Engine(Model):
     cuda_graphs: bool = True
     """CUDA graphs and compilation. `false` makes decoding 9 to 15 times slower and is meant for debugging alone."""
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
-    """Further arguments of `vllm serve`, such as `--kv-cache-dtype=fp8`. Arguments that the operator owns are refused."""
+    """Further arguments of `vllm serve`, such as `--kv-cache-dtype=fp8`. Those that the operator owns are refused."""
 
 
 class Media(Model):
@@ -156,7 +220,18 @@ class Media(Model):
     """Videos per request."""
     max_pixels: Annotated[int, Field(ge=65536, le=16777216)] = 4194304
     """Pixels of a picture as the model sees it; larger ones are scaled down. One token per 1024 pixels."""
-    max_request_bytes: Quantity = "20Mi"
+    max_request_bytes: Annotated[
+        Quantity,
+        Field(
+            json_schema_extra=rules(
+                (
+                    "quantity(string(self)).compareTo(quantity('64Ki')) >= 0"
+                    " && quantity(string(self)).compareTo(quantity('1Gi')) <= 0",
+                    "must be from 64Ki to 1Gi",
+                )
+            )
+        ),
+    ] = "20Mi"
     """Size of a request's body. Pictures travel in it as base64, a third larger than their files."""
 
 
@@ -168,10 +243,11 @@ class GatePolicy(StrEnum):
 class Warmup(Model):
     """The pictures and the text that a pod must have answered before it gets traffic."""
 
-    budget: Duration = "5m"
+    budget: LongDuration = "5m"
     """How long the warm-up may take before the container gives up."""
     max_first_to_steady: Annotated[str, Field(pattern=r"^[1-9][0-9]*(\.[0-9]+)?$", max_length=8)] = "3"
-    """First answer over steady answer, as a decimal string. A warm-up that ends above it is warned about in status."""
+    """First answer over steady answer, as a decimal string, of a picture that is asked right after the warm-up set.
+    Above it the warm-up missed something: status warns, and the pod serves all the same."""
     gate_policy: GatePolicy = GatePolicy.STRICT
     """`Strict`: a pod is Ready only once the operator has read the warm-up report of its very container, so a pod that
     starts while the operator is down waits for it. `Fallback`: the container's own readiness is enough."""
@@ -180,14 +256,14 @@ class Warmup(Model):
 class Startup(Model):
     """The one budget from which the startup probe, the progress deadline and the gate's deadline follow."""
 
-    budget: Duration = "30m"
+    budget: LongDuration = "30m"
     """How long a pod may take from the start of its container to a loaded model."""
 
 
 class Drain(Model):
     """What running requests get when a pod ends."""
 
-    longest_request: Duration = "120s"
+    longest_request: LongDuration = "120s"
     """Requests up to this long are never cut by a rollout, a scale-down or a node drain."""
 
 
@@ -208,6 +284,16 @@ class Rollout(Model):
 class ResourceRequirements(Model):
     """Requests and limits of the runtime container, as in a pod spec. The accelerator is added by the operator."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits)"
+                " || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+                "a request must not be above the limit of the same resource",
+            )
+        )
+    )
+
     requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
     """Least amounts that a node must have free."""
     limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
@@ -217,7 +303,7 @@ class ResourceRequirements(Model):
 class CacheVolumeClaim(Model):
     """A PersistentVolumeClaim for the engine's compiled code."""
 
-    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    claim_name: SubdomainName
     """Name of the PersistentVolumeClaim, in the namespace of this resource; it must be writable."""
 
 
@@ -231,21 +317,17 @@ class Cache(Model):
 class LocalObjectReference(Model):
     """An object in the same namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: SubdomainName
     """Name of the object."""
 
 
 class Runtime(Model):
     """The runtime container."""
 
-    image: Annotated[str, Field(max_length=512)] = ""
+    image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
     """Image of the runtime. Empty means the operator's default at the time of the last change of this spec."""
     image_pull_secrets: Annotated[
-        list[LocalObjectReference],
-        Field(
-            max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
+        list[LocalObjectReference], Field(max_length=8, json_schema_extra=list_map("name"))
     ] = []
     """Secrets for pulling the image, in the namespace of this resource."""
     resources: ResourceRequirements = ResourceRequirements()
@@ -256,6 +338,26 @@ class Runtime(Model):
 
 class QwenVLDeploymentSpec(Model):
     """What should run."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.media.maxImages == 0 || self.media.maxPixels / 1024 + 128 <= self.engine.maxModelLen",
+                "a picture of media.maxPixels takes a token per 1024 pixels, and 128 of engine.maxModelLen are for "
+                "text: lower media.maxPixels or raise engine.maxModelLen",
+            ),
+            (
+                "self.hardware.accelerator.resource == 'cpu' || !has(self.runtime.resources.limits)"
+                " || !(self.hardware.accelerator.resource in self.runtime.resources.limits)",
+                "ask for accelerators in hardware.accelerator, not in runtime.resources.limits",
+            ),
+            (
+                "self.hardware.accelerator.resource == 'cpu' || !has(self.runtime.resources.requests)"
+                " || !(self.hardware.accelerator.resource in self.runtime.resources.requests)",
+                "ask for accelerators in hardware.accelerator, not in runtime.resources.requests",
+            ),
+        )
+    )
 
     model: ModelSpec
     """Which model is served, and where its files are."""
@@ -308,9 +410,9 @@ class WarmupStatus(Model):
     """The latest warm-up, in seconds as decimal strings."""
 
     first_seconds: str
-    """Slowest first answer of the warm-up set."""
+    """First answer about a picture of a new size, right after the warm-up set."""
     steady_seconds: str
-    """The same request's median after that."""
+    """Median of the same request's answers after that."""
 
 
 class QwenVLDeploymentStatus(Model):
@@ -330,11 +432,5 @@ class QwenVLDeploymentStatus(Model):
     """URL of the OpenAI-compatible API inside the cluster."""
     warmup: WarmupStatus | None = None
     """The latest warm-up."""
-    conditions: Annotated[
-        list[Condition],
-        Field(
-            max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = []
+    conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))] = []
     """Ready, Reconciling and Stalled (kstatus), and Available, Scheduled and WarmedUp."""
