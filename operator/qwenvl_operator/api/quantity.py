@@ -58,11 +58,10 @@ Quantity = Annotated[
     AfterValidator(_checked_quantity),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
             "minimum": 0,
             "maxLength": 32,
             "pattern": QUANTITY_PATTERN,
-            "x-kubernetes-int-or-string": True,
         }
     ),
 ]

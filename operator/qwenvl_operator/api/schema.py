@@ -17,7 +17,7 @@ Definitions = dict[str, Schema]
 _KEPT = (
     "description",
     "type",
-    "anyOf",
+    "x-kubernetes-int-or-string",
     "format",
     "enum",
     "default",
@@ -32,7 +32,6 @@ _KEPT = (
     "additionalProperties",
     "properties",
     "required",
-    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
@@ -56,8 +55,6 @@ def _structural(node: Schema, definitions: Definitions, path: str) -> Schema:
     node.pop("title", None)
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
-    if "anyOf" in node and "x-kubernetes-int-or-string" not in node:
-        raise UnsupportedSchemaError(f"{path}: write a union as optional members and a rule that one of them is set")
     if unknown := node.keys() - set(_KEPT):
         raise UnsupportedSchemaError(f"{path}: a structural schema has no {', '.join(sorted(unknown))}")
     default = _lean(node.pop("default", None))
@@ -69,8 +66,10 @@ def _structural(node: Schema, definitions: Definitions, path: str) -> Schema:
         node["properties"] = {
             name: _structural(child, definitions, f"{path}.{name}") for name, child in node["properties"].items()
         }
-    elif "additionalProperties" in node:
-        node["additionalProperties"] = _structural(node["additionalProperties"], definitions, f"{path}.*")
+    elif isinstance(values := node.get("additionalProperties"), bool):
+        raise UnsupportedSchemaError(f"{path}: say what the object holds (additionalProperties is {values})")
+    elif values is not None:
+        node["additionalProperties"] = _structural(values, definitions, f"{path}.*")
     if "items" in node:
         node["items"] = _structural(node["items"], definitions, f"{path}[]")
         node.setdefault("x-kubernetes-list-type", "atomic")

@@ -57,6 +57,7 @@ SubdomainName = Annotated[
     Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
 ]
 """The name of an object, as the API server checks it."""
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
 LongDuration = Annotated[
     Duration,
     Field(
@@ -175,7 +176,7 @@ class Toleration(TypedDict, total=False):
     """Taint key that is tolerated. Empty, with operator `Exists`, tolerates every taint."""
     operator: Literal["Exists", "Equal"]
     """How the taint's value is compared; `Equal` if it is left out."""
-    value: Annotated[str, Field(max_length=63)]
+    value: LabelValue
     """Taint value that is tolerated."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
     """Taint effect that is tolerated. Left out means all of them."""
@@ -188,7 +189,7 @@ class Hardware(Model):
 
     accelerator: Accelerator = Accelerator()
     """What a runtime pod computes on."""
-    node_selector: Annotated[dict[str, str], Field(max_length=64)] = {}
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = {}
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Tolerations of the pods, as in a pod spec."""
