@@ -19,7 +19,8 @@ MODEL_DIRECTORY = "/model"
 """Where the operator mounts a model volume, read-only."""
 CACHE_DIRECTORY = "/cache"
 """Where the engine keeps compiled code; survives the pod when the CR names a cache volume."""
-SCRATCH_DIRECTORY = "/tmp"  # noqa: S108 - an emptyDir of the pod's own, the root file system is read-only
+SCRATCH_DIRECTORY = "/tmp"
+"""An emptyDir of the pod's own: the root file system is read-only."""
 REVISION_HEADER = "X-QwenVL-Revision"
 BOOT_ID_HEADER = "X-QwenVL-Boot-Id"
 
@@ -64,10 +65,9 @@ class MediaConfig(Frozen):
 
 
 class WarmupConfig(Frozen):
-    """How long the warm-up may take, and which ratio of first to steady is worth a warning."""
+    """How long the warm-up may take."""
 
     budget: Seconds
-    max_first_to_steady: Annotated[float, Field(ge=1)]
 
 
 class DrainConfig(Frozen):
@@ -109,7 +109,8 @@ class WarmupShot(Frozen):
     """One request of the warm-up set, asked several times."""
 
     name: str
-    """`text`, `smallest`, `typical` or `largest`."""
+    """`text`, `smallest`, `typical`, `largest`, and last `proof`: a picture of a size that the set does not hold, asked
+    after the set. Its first against its steady answer tells what the first user will notice."""
     width: int = 0
     height: int = 0
     first_seconds: Seconds
