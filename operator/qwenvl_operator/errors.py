@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 
-class InvalidSpec(Exception):
-    """The spec cannot work as it stands: `Stalled` until its generation changes."""
+class InvalidSpec(Exception):  # noqa: N818 - an outcome of a reconcile, named after the condition's reason
+    """The spec cannot work as it stands: `Stalled` until its generation changes, or until what is in its way has
+    gone, which is looked for every `after` seconds."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, after: float | None = None) -> None:
         super().__init__(message)
+        self.after = after
         self.reason = reason
         self.message = message
 
@@ -25,3 +27,12 @@ class ApiError(Exception):
         self.message = message
         self.call = call
         self.retry_after = retry_after
+
+
+class Waiting(Exception):  # noqa: N818 - an outcome of a reconcile, not a fault
+    """Nothing can be done before something else has happened: look again after `after` seconds."""
+
+    def __init__(self, after: float, message: str) -> None:
+        super().__init__(message)
+        self.after = after
+        self.message = message

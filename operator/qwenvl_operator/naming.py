@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwenvl_operator.api.v1alpha1 import GROUP
 from qwenvl_operator.objects import Key
+from qwenvl_runtime.config import PORT
 
 FIELD_MANAGER = "qwenvl-operator"
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -43,3 +44,8 @@ def owner_key(namespace: str, object_labels: dict[str, str]) -> Key | None:
     """The CR that an object belongs to, by its labels; None for an object that is not of ours."""
     name = object_labels.get(NAME_LABEL)
     return Key(namespace, name) if name and object_labels.get(MANAGED_BY) == FIELD_MANAGER else None
+
+
+def endpoint(key: Key) -> str:
+    """Base URL of the OpenAI-compatible API inside the cluster."""
+    return f"http://{child_name(key)}.{key.namespace}.svc:{PORT}/v1"

@@ -1,0 +1,80 @@
+"""A QwenVLDeployment as the operator works with it: identity and parsed spec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic.main import IncEx
+
+from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
+from qwenvl_operator.errors import InvalidSpec
+from qwenvl_operator.objects import Key, Manifest
+from qwenvl_runtime.arguments import refused_arguments
+
+# Everything else in the spec reaches a pod and is part of its revision.
+NOT_OF_THE_POD: Mapping[str, IncEx | bool] = {"replicas": True, "rollout": True, "suspend": True, "warmup": {"max_first_to_steady": True}}
+
+
+@dataclass(frozen=True)
+class CustomResource:
+    """One QwenVLDeployment of one generation."""
+
+    key: Key
+    uid: str
+    generation: int
+    spec: QwenVLDeploymentSpec
+
+    @classmethod
+    def parse(cls, manifest: Manifest) -> CustomResource:
+        """Raises InvalidSpec, which names each wrong field."""
+        metadata = manifest["metadata"]
+        try:
+            spec = QwenVLDeploymentSpec.model_validate(manifest.get("spec", {}))
+        except ValidationError as error:
+            raise InvalidSpec("InvalidSpec", _explain(error)) from error
+        if refused := refused_arguments(spec.engine.extra_args):
+            raise InvalidSpec(
+                "InvalidSpec",
+                f"spec.engine.extraArgs: remove {', '.join(refused)}: the operator sets these or forbids them.",
+            )
+        return cls(
+            key=Key(metadata["namespace"], metadata["name"]),
+            uid=metadata["uid"],
+            generation=metadata["generation"],
+            spec=spec,
+        )
+
+    @property
+    def served_name(self) -> str:
+        return self.spec.model.served_name or self.key.name
+
+    @property
+    def replicas(self) -> int:
+        """Pods that should exist."""
+        return 0 if self.spec.suspend else self.spec.replicas
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.spec.hardware.accelerator.resource == "cpu"
+
+    @property
+    def revision(self) -> str:
+        """Hash of everything in the spec that matters to a pod, and of nothing else.
+
+        Values equal to their defaults are left out, so that a field that a later version adds with a default does
+        not restart a pod; neither does a later version's default image, which is not part of the spec.
+        """
+        relevant = self.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=NOT_OF_THE_POD)
+        relevant.setdefault("model", {})["servedName"] = self.served_name
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _explain(error: ValidationError) -> str:
+    parts = [
+        f"spec.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors(include_url=False)
+    ]
+    return "; ".join(parts) + "."

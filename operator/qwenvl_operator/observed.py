@@ -1,0 +1,142 @@
+"""What is known of the cluster: a store fed by watches and confirmed by lists, and the snapshot of one CR in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenvl_operator.naming import owner_key
+from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that exists of one CR at one moment."""
+
+    cr: Manifest
+    children: dict[Ref, Manifest]
+    """Objects that the CR controls, pods left out."""
+    pods: tuple[Manifest, ...]
+    """Runtime pods, those that are ending included, oldest first."""
+
+    def deployment(self) -> Manifest | None:
+        return next((child for ref, child in self.children.items() if ref.kind is Kind.DEPLOYMENT), None)
+
+
+class Store:
+    """The newest known state of every watched object, by the CR it belongs to."""
+
+    def __init__(self) -> None:
+        self._crs: dict[Key, Manifest] = {}
+        self._owned: defaultdict[Key, dict[Ref, Manifest]] = defaultdict(dict)
+        self._clock = 0
+        self._changed: dict[Ref, int] = {}
+
+    def mark(self) -> int:
+        """The moment before a list is asked for: what changes after it is newer than the list."""
+        return self._clock
+
+    def keys(self) -> set[Key]:
+        """Every CR that exists."""
+        return set(self._crs)
+
+    def put(self, manifest: Manifest) -> Key | None:
+        """Take note of an object, unless a newer state of it is known; returns the CR it belongs to."""
+        ref = ref_of(manifest)
+        key = _key_of(ref, manifest)
+        if key is None:
+            return None
+        known = self._get(key, ref)
+        if known is None or not _is_older(manifest, known):
+            self._set(key, ref, _slim(manifest))
+        return key
+
+    def remove(self, manifest: Manifest) -> Key | None:
+        """Forget an object, unless another of the same name has taken its place."""
+        ref = ref_of(manifest)
+        key = _key_of(ref, manifest)
+        if key is None:
+            return None
+        known = self._get(key, ref)
+        if known is not None and known["metadata"]["uid"] == manifest["metadata"]["uid"]:
+            self._delete(key, ref)
+        return key
+
+    def replace(self, kind: Kind, manifests: Sequence[Manifest], mark: int) -> None:
+        """Confirm a whole kind by a list that was asked for at `mark`: what it lacks is gone, whatever a watch said."""
+        listed = {ref_of(manifest): manifest for manifest in manifests}
+        newer = {ref for ref, when in self._changed.items() if when > mark}
+        for key, ref in self._refs(kind):
+            if ref not in listed and ref not in newer:
+                self._delete(key, ref)
+        for ref, manifest in listed.items():
+            if ref not in newer:
+                self.put(manifest)
+        for ref in [ref for ref, when in self._changed.items() if ref.kind is kind and when <= mark]:
+            del self._changed[ref]
+
+    def observe(self, key: Key) -> Observed | None:
+        """The snapshot of a CR; None if there is no such CR."""
+        cr = self._crs.get(key)
+        if cr is None:
+            return None
+        owned = self._owned.get(key, {})
+        uid = cr["metadata"]["uid"]
+        pods = [item for ref, item in owned.items() if ref.kind is Kind.POD]
+        return Observed(
+            cr=cr,
+            children={ref: item for ref, item in owned.items() if ref.kind is not Kind.POD and owner_uid(item) == uid},
+            pods=tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))),
+        )
+
+    def _get(self, key: Key, ref: Ref) -> Manifest | None:
+        return self._crs.get(key) if ref.kind is Kind.CR else self._owned.get(key, {}).get(ref)
+
+    def _set(self, key: Key, ref: Ref, manifest: Manifest) -> None:
+        self._tick(ref)
+        if ref.kind is Kind.CR:
+            self._crs[key] = manifest
+        else:
+            self._owned[key][ref] = manifest
+
+    def _delete(self, key: Key, ref: Ref) -> None:
+        self._tick(ref)
+        if ref.kind is Kind.CR:
+            self._crs.pop(key, None)
+        else:
+            self._owned[key].pop(ref, None)
+            if not self._owned[key]:
+                del self._owned[key]
+
+    def _tick(self, ref: Ref) -> None:
+        self._clock += 1
+        self._changed[ref] = self._clock
+
+    def _refs(self, kind: Kind) -> list[tuple[Key, Ref]]:
+        if kind is Kind.CR:
+            return [(key, Ref(kind, *key)) for key in self._crs]
+        return [(key, ref) for key, owned in self._owned.items() for ref in owned if ref.kind is kind]
+
+
+def _key_of(ref: Ref, manifest: Manifest) -> Key | None:
+    if ref.kind is Kind.CR:
+        return Key(ref.namespace, ref.name)
+    return owner_key(ref.namespace, manifest["metadata"].get("labels") or {})
+
+
+def _is_older(manifest: Manifest, known: Manifest) -> bool:
+    """Whether a state of the same object is older than the known one.
+
+    Resource versions of one object are comparable as integers (KEP-5504); a watch may deliver a state that our own
+    write has already replaced.
+    """
+    if manifest["metadata"]["uid"] != known["metadata"]["uid"]:
+        return str(manifest["metadata"]["creationTimestamp"]) < str(known["metadata"]["creationTimestamp"])
+    return int(manifest["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+
+
+def _slim(manifest: Manifest) -> Manifest:
+    """Without managedFields, which are half of an object's size and which nothing here reads."""
+    metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    return {**manifest, "metadata": metadata}

@@ -1,0 +1,81 @@
+"""What has to be written so that the children are as desired: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from qwenvl_operator.api.quantity import parse_quantity
+from qwenvl_operator.naming import APPLIED_HASH
+from qwenvl_operator.objects import Kind, Manifest, ref_of
+from qwenvl_operator.observed import Observed
+from qwenvl_operator.rollout import is_rolled_out
+
+# The keys by which the API server merges lists of objects, in the order in which they are tried.
+MERGE_KEYS = ("name", "containerPort", "port", "mountPath", "uid", "conditionType")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Writes to make; empty at rest."""
+
+    apply: tuple[Manifest, ...]
+    prune: tuple[Manifest, ...]
+
+
+def make_plan(desired: Iterable[Manifest], observed: Observed, revision: str) -> Plan:
+    """Apply what is missing, was changed in what we want, or was applied from other content; prune the rest.
+
+    ConfigMaps of other revisions stay until no pod could need them any more.
+    """
+    wanted = {ref_of(manifest): manifest for manifest in desired}
+    superseded = is_rolled_out(observed, revision)
+    return Plan(
+        apply=tuple(
+            manifest
+            for ref, manifest in wanted.items()
+            if ref not in observed.children or _differs(manifest, observed.children[ref])
+        ),
+        prune=tuple(
+            child
+            for ref, child in observed.children.items()
+            if ref not in wanted and (ref.kind is not Kind.CONFIG_MAP or superseded)
+        ),
+    )
+
+
+def covers(live: Any, wanted: Any) -> bool:
+    """Whether everything wanted is there; what others added, and what the API server defaulted, does not matter."""
+    if wanted is None or wanted == "":
+        return not live
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(covers(live.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(live, list) and _covers_list(live, wanted)
+    return bool(live == wanted) or _same_quantity(live, wanted)
+
+
+def _covers_list(live: list[Any], wanted: list[Any]) -> bool:
+    key = next((key for key in MERGE_KEYS if wanted and all(isinstance(x, dict) and key in x for x in wanted)), None)
+    if key is None:
+        return len(live) == len(wanted) and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
+    by_key = {item.get(key): item for item in live if isinstance(item, dict)}
+    return all(covers(by_key.get(item[key]), item) for item in wanted)
+
+
+def _same_quantity(live: Any, wanted: Any) -> bool:
+    # The API server writes 1000m as 1.
+    if not (isinstance(live, str) and isinstance(wanted, str)):
+        return False
+    try:
+        return parse_quantity(live) == parse_quantity(wanted)
+    except ValueError:
+        return False
+
+
+def _differs(desired: Manifest, live: Manifest) -> bool:
+    annotations = live["metadata"].get("annotations") or {}
+    if annotations.get(APPLIED_HASH) != desired["metadata"]["annotations"][APPLIED_HASH]:
+        return True
+    return not covers(live, desired)

@@ -1,0 +1,92 @@
+"""What a runtime pod says about itself: pure readers of one pod manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL
+from qwenvl_operator.objects import Manifest
+
+
+@dataclass(frozen=True)
+class Container:
+    """The runtime container in its current life."""
+
+    id: str
+    """`containerd://...`; empty before the first start."""
+    running_since: float | None
+    """Unix time, None while it does not run."""
+    ready: bool
+    """Whether its own readiness probe passes."""
+    restarts: int
+    waiting_reason: str
+    """Such as ImagePullBackOff or CrashLoopBackOff; empty when it does not wait."""
+    waiting_message: str
+    last_exit: str
+    """How the previous life ended, in one line; empty if there was none."""
+
+
+def container(pod: Manifest) -> Container:
+    """The runtime container of a pod; all zero before the kubelet has said anything."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    status: Manifest = next((status for status in statuses if status["name"] == CONTAINER), {})
+    state = status.get("state", {})
+    ended = state.get("terminated") or status.get("lastState", {}).get("terminated") or {}
+    return Container(
+        id=status.get("containerID", ""),
+        running_since=parse_time(state["running"]["startedAt"]) if "running" in state else None,
+        ready=bool(status.get("ready")),
+        restarts=int(status.get("restartCount", 0)),
+        waiting_reason=state.get("waiting", {}).get("reason", ""),
+        waiting_message=state.get("waiting", {}).get("message", ""),
+        last_exit=_last_exit(ended),
+    )
+
+
+def revision_of(pod: Manifest) -> str:
+    return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
+
+
+def is_ending(pod: Manifest) -> bool:
+    """Whether the pod is being deleted, or has come to its end already."""
+    return bool(pod["metadata"].get("deletionTimestamp")) or pod.get("status", {}).get("phase") in (
+        "Succeeded",
+        "Failed",
+    )
+
+
+def condition(pod: Manifest, kind: str) -> Manifest:
+    """A condition of the pod, empty if it has none of that type."""
+    return next((item for item in pod.get("status", {}).get("conditions", ()) if item["type"] == kind), {})
+
+
+def is_unschedulable(pod: Manifest) -> bool:
+    scheduled = condition(pod, "PodScheduled")
+    return scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+
+
+def is_scheduled(pod: Manifest) -> bool:
+    return bool(pod["spec"].get("nodeName"))
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether the Service sends traffic to the pod."""
+    return condition(pod, "Ready").get("status") == "True"
+
+
+def has_gate(pod: Manifest) -> bool:
+    return any(gate["conditionType"] == GATE for gate in pod["spec"].get("readinessGates", ()))
+
+
+def parse_time(text: str) -> float:
+    """Unix time of a Kubernetes timestamp."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _last_exit(ended: Manifest) -> str:
+    if not ended:
+        return ""
+    reason, code = ended.get("reason", "Error"), ended.get("exitCode", 0)
+    message = " ".join(ended.get("message", "").split())
+    return f"{reason}, exit code {code}" + (f": {message}" if message else "")

@@ -1,0 +1,188 @@
+"""Makes one CR so: observe, decide, write what differs, say what is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qwenvl_operator import gate
+from qwenvl_operator.cluster import Cluster
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.desired import Recorded, desired_children, render
+from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
+from qwenvl_operator.events import build_event
+from qwenvl_operator.naming import config_map_name
+from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
+from qwenvl_operator.observed import Observed, Store
+from qwenvl_operator.plan import make_plan
+from qwenvl_operator.reports import Reports, ReportUnreadable
+from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
+from qwenvl_operator.settings import Settings
+from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, timestamp
+from qwenvl_operator.verdict import Facts, Reason, Verdict
+from qwenvl_runtime.config import WarmupReport
+
+REPORT_RETRY = 2.0
+LEFTOVER_RETRY = 2.0
+FOREIGN_RETRY = 30.0
+# A refusal that the spec or somebody's permissions cause: said in status, and tried again with backoff.
+REFUSED = (400, 403, 422)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Warmups:
+    """What the warm-up reports said in one pass."""
+
+    newest: WarmupReport | None
+    unreadable: dict[str, str]
+
+
+class Reconciler:
+    """One pass over one CR; called again whenever something about the CR may have changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        settings: Settings,
+        reports: Reports,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._settings = settings
+        self._reports = reports
+        self._now = now
+
+    async def __call__(self, key: Key) -> float | None:
+        """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
+        observed = self._store.observe(key)
+        if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
+            return None
+        warmups = await self._tend_gates(observed)
+        again = REPORT_RETRY if warmups.unreadable else None
+        try:
+            cr = CustomResource.parse(observed.cr)
+            await self._apply_children(cr, observed)
+        except InvalidSpec as error:
+            await self._say_problem(key, Reason(error.reason), error.message)
+            return again or error.after
+        except Waiting as waiting:
+            return waiting.after
+        except ApiError as error:
+            if error.status in REFUSED:
+                await self._say_problem(key, Reason.APPLY_REFUSED, str(error))
+            raise
+        current = self._store.observe(key) or observed
+        facts = Facts(cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable)
+        await self._say(current.cr, derive_status(facts, warmups.newest))
+        return again
+
+    async def _tend_gates(self, observed: Observed) -> Warmups:
+        """Open the gate of each container that has reported, close it for each that is gone."""
+        asked = [pod for pod in observed.pods if gate.wants_report(pod)]
+        answers = await asyncio.gather(*(self._reports.read(pod) for pod in asked), return_exceptions=True)
+        reports: dict[str, WarmupReport] = {}
+        unreadable: dict[str, str] = {}
+        for pod, answer in zip(asked, answers, strict=True):
+            name = pod["metadata"]["name"]
+            if isinstance(answer, ReportUnreadable):
+                unreadable[name] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            elif gate.speaks_for(answer, pod):
+                reports[name] = answer
+            else:
+                unreadable[name] = f"it is of another container, or not complete: {answer.reason}"
+        for pod in observed.pods:
+            decision = gate.decide(pod, reports.get(pod["metadata"]["name"]))
+            if decision is not None:
+                await self._write_gate(pod, decision)
+        newest = max(reports.values(), key=lambda report: report.started_at, default=None)
+        return Warmups(newest, unreadable)
+
+    async def _write_gate(self, pod: Manifest, decision: gate.GateDecision) -> None:
+        logger.info("%s: gate of pod %s: %s", pod["metadata"]["namespace"], pod["metadata"]["name"], decision.message)
+        try:
+            self._store.put(await self._cluster.apply_status(decision.manifest(pod, timestamp(self._now()))))
+        except ApiError as error:
+            # The pod has gone in the meantime, or another of its name has come.
+            if error.status not in (404, 409):
+                raise
+
+    async def _apply_children(self, cr: CustomResource, observed: Observed) -> None:
+        strategy = await self._strategy(cr, observed)
+        desired = desired_children(cr, self._recorded(cr, observed), strategy)
+        plan = make_plan(desired, observed, cr.revision)
+        for manifest in plan.apply:
+            ref = ref_of(manifest)
+            if ref not in observed.children:
+                await self._refuse_foreign(ref, cr)
+            logger.info("%s/%s: apply %s %s", *cr.key, ref.kind.value.kind, ref.name)
+            self._store.put(await self._cluster.apply(manifest))
+        for manifest in plan.prune:
+            ref = ref_of(manifest)
+            logger.info("%s/%s: delete %s %s", *cr.key, ref.kind.value.kind, ref.name)
+            await self._cluster.delete(ref, manifest["metadata"]["uid"])
+            self._store.remove(manifest)
+
+    def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:
+        ref = Ref(Kind.CONFIG_MAP, cr.key.namespace, config_map_name(cr.key, cr.revision))
+        known = Recorded.of(observed.children[ref]) if ref in observed.children else None
+        return known or render(cr, self._settings.runtime_image)
+
+    async def _strategy(self, cr: CustomResource, observed: Observed) -> Strategy:
+        live, room = observed.deployment(), None
+        if needs_room(cr, live) and self._settings.sees_nodes:
+            nodes = await self._cluster.list(Kind.NODE, managed=False)
+            pods = await self._cluster.list(Kind.POD, managed=False)
+            room = free_room(cr, nodes, pods)
+        return choose_strategy(cr, live, observed.pods, room=room)
+
+    async def _refuse_foreign(self, ref: Ref, cr: CustomResource) -> None:
+        """An object of the same name that is not ours must not be taken over, nor deleted with the CR."""
+        live = await self._cluster.get(ref)
+        if live is None or owner_uid(live) == cr.uid:
+            return
+        what = f"{ref.kind.value.kind} {ref.name}"
+        if owner_uid(live):
+            raise Waiting(LEFTOVER_RETRY, f"{what} of an earlier resource of this name is still being removed.")
+        raise InvalidSpec(
+            Reason.NAME_TAKEN,
+            f"{what} exists and is not this resource's: rename one of the two, or delete it.",
+            after=FOREIGN_RETRY,
+        )
+
+    async def _say_problem(self, key: Key, reason: Reason, message: str) -> None:
+        observed = self._store.observe(key)
+        if observed is not None:
+            verdict = Verdict(reason, message, stalled=True)
+            await self._say(observed.cr, derive_problem_status(observed, key, verdict, self._now()))
+
+    async def _say(self, cr: Manifest, status: Status) -> None:
+        """Write the status if it changed, and one Event if what is said of Ready changed with it."""
+        previous = cr.get("status", {})
+        if is_same(previous, status):
+            return
+        metadata = cr["metadata"]
+        identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        manifest = {"apiVersion": cr["apiVersion"], "kind": cr["kind"], "metadata": identity, "status": status}
+        self._store.put(await self._cluster.apply_status(manifest))
+        before, after = find_condition(previous, "Ready"), find_condition(status, "Ready")
+        if (before.get("status"), before.get("reason")) != (after["status"], after["reason"]):
+            stalled = find_condition(status, "Stalled")["status"] == "True"
+            logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], after["reason"], after["message"])
+            event = build_event(
+                cr,
+                "Warning" if stalled else "Normal",
+                after["reason"],
+                after["message"],
+                now=self._now(),
+                instance=self._settings.identity,
+            )
+            await self._cluster.create_event(event)

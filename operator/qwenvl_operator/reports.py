@@ -1,0 +1,52 @@
+"""Reads the warm-up report of a runtime pod, straight from the pod's own address."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import aiohttp
+from pydantic import ValidationError
+
+from qwenvl_operator.objects import Manifest
+from qwenvl_runtime.config import PORT, WarmupReport
+
+TIMEOUT = aiohttp.ClientTimeout(total=3)
+MAX_BYTES = 64 * 1024
+
+
+class ReportUnreadable(Exception):  # noqa: N818 - what is said about a pod, not a fault of the operator
+    """The report could not be read; the message says from where and why."""
+
+
+class Reports(Protocol):
+    """Where warm-up reports come from."""
+
+    async def read(self, pod: Manifest) -> WarmupReport:
+        """Raises ReportUnreadable."""
+
+
+class PodReports:
+    """Reads them over HTTP."""
+
+    async def read(self, pod: Manifest) -> WarmupReport:
+        address = pod.get("status", {}).get("podIP")
+        if not address:
+            raise ReportUnreadable("the pod has no address yet.")
+        host = f"[{address}]" if ":" in address else address
+        url = f"http://{host}:{PORT}/warmup"
+        try:
+            # A proxy that the environment names must never be asked about a pod's address.
+            async with (
+                aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,
+                session.get(url, allow_redirects=False) as response,
+            ):
+                body = await response.content.read(MAX_BYTES)
+                if response.status != 200:
+                    raise ReportUnreadable(f"{url} answers {response.status}.")
+                return WarmupReport.model_validate_json(body)
+        except ValidationError as error:
+            raise ReportUnreadable(f"{url} answers something else than a report.") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ReportUnreadable(
+                f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's port {PORT}."
+            ) from error

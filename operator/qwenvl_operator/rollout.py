@@ -1,0 +1,167 @@
+"""How one revision follows another when GPUs are scarce: pure decisions about the Deployment's strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from qwenvl_operator.api.quantity import parse_quantity
+from qwenvl_operator.api.v1alpha1 import RolloutStrategy, Toleration
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.naming import REVISION_LABEL
+from qwenvl_operator.objects import Manifest
+from qwenvl_operator.observed import Observed
+from qwenvl_operator.pods import is_ending, is_unschedulable, revision_of
+
+
+class Strategy(Enum):
+    """A Deployment's strategy, by what happens first."""
+
+    SURGE = "surge"
+    """The new pod is ready before an old one ends."""
+    IN_PLACE = "in-place"
+    """One old pod ends before its successor starts; the others go on serving."""
+    RECREATE = "recreate"
+    """All old pods end before the first new one starts."""
+
+    def manifest(self) -> Manifest:
+        if self is Strategy.RECREATE:
+            # An explicit null: the API server refuses a rollingUpdate that an earlier strategy left behind.
+            return {"type": "Recreate", "rollingUpdate": None}
+        surge, unavailable = (1, 0) if self is Strategy.SURGE else (0, 1)
+        return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
+
+    @classmethod
+    def of(cls, deployment: Manifest) -> Strategy:
+        """The strategy that a live Deployment has."""
+        strategy = deployment["spec"].get("strategy", {})
+        if strategy.get("type") == "Recreate":
+            return cls.RECREATE
+        return cls.IN_PLACE if str(strategy.get("rollingUpdate", {}).get("maxSurge")) == "0" else cls.SURGE
+
+
+def needs_room(cr: CustomResource, live: Manifest | None) -> bool:
+    """Whether the strategy depends on free GPUs: under Auto, at the moment at which a running revision is replaced."""
+    return (
+        cr.spec.rollout.strategy is RolloutStrategy.AUTO
+        and live is not None
+        and _revision(live) != cr.revision
+        and bool(live["spec"].get("replicas"))
+    )
+
+
+def choose_strategy(
+    cr: CustomResource, live: Manifest | None, pods: Iterable[Manifest], *, room: int | None
+) -> Strategy:
+    """The strategy to apply.
+
+    `room` is how many more pods the nodes can take, None where the operator cannot see them. Under Auto the choice is
+    made when a revision is replaced and kept until the next one, so that a GPU that comes and goes causes no write;
+    only a surge that turns out not to fit is taken back, or it would wait for ever for a GPU that the old pod holds.
+    """
+    wanted = cr.spec.rollout.strategy
+    if wanted is RolloutStrategy.SURGE:
+        return Strategy.SURGE
+    if wanted is RolloutStrategy.RECREATE:
+        return Strategy.RECREATE
+    replaced = Strategy.RECREATE if cr.replicas <= 1 else Strategy.IN_PLACE
+    if live is None:
+        return replaced
+    if needs_room(cr, live):
+        return Strategy.SURGE if room else replaced
+    chosen = Strategy.of(live)
+    return replaced if chosen is Strategy.SURGE and _is_stuck(cr, pods) else chosen
+
+
+def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> int:
+    """How many more runtime pods the nodes can take, by what the scheduler counts.
+
+    Node selector, taints, cordons and every requested resource are looked at; affinities are not, since runtime pods
+    have none. Pods that are ending still hold what they hold.
+    """
+    demand = _demand(cr)
+    held: dict[str, dict[str, float]] = {}
+    for pod in pods:
+        node = pod["spec"].get("nodeName")
+        if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+            used = held.setdefault(node, {"pods": 0.0})
+            used["pods"] += 1
+            for container in pod["spec"]["containers"]:
+                for name, amount in container.get("resources", {}).get("requests", {}).items():
+                    used[name] = used.get(name, 0.0) + float(parse_quantity(str(amount)))
+    return sum(
+        _fits(demand, node.get("status", {}).get("allocatable", {}), held.get(node["metadata"]["name"], {}))
+        for node in nodes
+        if _is_eligible(cr, node)
+    )
+
+
+def is_rolled_out(observed: Observed, revision: str) -> bool:
+    """Whether the Deployment has brought every pod to the revision, and the old ones are gone."""
+    deployment = observed.deployment()
+    if deployment is None:
+        return False
+    spec, status = deployment["spec"], deployment.get("status", {})
+    wanted = spec.get("replicas", 1)
+    return (
+        _revision(deployment) == revision
+        and status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) == wanted
+        and status.get("replicas", 0) == wanted
+        and all(revision_of(pod) == revision for pod in observed.pods)
+    )
+
+
+def _demand(cr: CustomResource) -> dict[str, float]:
+    resources = cr.spec.runtime.resources
+    # A limit without a request is a request of the same size.
+    amounts: dict[str, Any] = {**resources.limits, **resources.requests}
+    demand = {name: float(parse_quantity(str(amount))) for name, amount in amounts.items()}
+    if not cr.on_cpu:
+        demand[cr.spec.hardware.accelerator.resource] = float(cr.spec.hardware.accelerator.count)
+    return {**demand, "pods": 1.0}
+
+
+def _fits(demand: dict[str, float], allocatable: dict[str, Any], held: dict[str, float]) -> int:
+    rooms = [
+        (float(parse_quantity(str(allocatable.get(name, "0")))) - held.get(name, 0.0)) // amount
+        for name, amount in demand.items()
+        if amount > 0
+    ]
+    return max(0, int(min(rooms)))
+
+
+def _is_eligible(cr: CustomResource, node: Manifest) -> bool:
+    labels = node["metadata"].get("labels", {})
+    hardware = cr.spec.hardware
+    if node["spec"].get("unschedulable") or any(labels.get(k) != v for k, v in hardware.node_selector.items()):
+        return False
+    return all(
+        any(_tolerates(toleration, taint) for toleration in hardware.tolerations)
+        for taint in node["spec"].get("taints", ())
+        if taint["effect"] != "PreferNoSchedule"
+    )
+
+
+def _tolerates(toleration: Toleration, taint: Manifest) -> bool:
+    """The rule of k8s.io/api/core/v1 Toleration.ToleratesTaint."""
+    if toleration.get("effect") and toleration["effect"] != taint["effect"]:
+        return False
+    if toleration.get("key") and toleration["key"] != taint["key"]:
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return True
+    return bool(toleration.get("value", "") == taint.get("value", ""))
+
+
+def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:
+    living = [pod for pod in pods if not is_ending(pod)]
+    new = [pod for pod in living if revision_of(pod) == cr.revision]
+    old = [pod for pod in living if revision_of(pod) != cr.revision]
+    return bool(old) and any(is_unschedulable(pod) for pod in new)
+
+
+def _revision(deployment: Manifest) -> str:
+    labels = deployment["spec"]["template"]["metadata"].get("labels", {})
+    return str(labels.get(REVISION_LABEL, ""))

@@ -1,0 +1,164 @@
+"""The status of a CR, from the verdict about it and from what is observed: pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentStatus, WarmupStatus
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.gate import is_open
+from qwenvl_operator.naming import endpoint, selector
+from qwenvl_operator.objects import Key
+from qwenvl_operator.observed import Observed
+from qwenvl_operator.pods import container, has_gate, is_scheduled
+from qwenvl_operator.verdict import Facts, Reason, Verdict, judge, living_pods, ready_pods
+from qwenvl_runtime.config import WarmupReport
+
+Status = dict[str, Any]
+
+
+def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
+    """The whole status of a CR whose spec is valid.
+
+    `report` is the newest warm-up report that was read in this pass; without one the last known figures stay.
+    """
+    observed, cr = facts.observed, facts.cr
+    previous = observed.cr.get("status", {})
+    warmup = _warmup(report) or previous.get("warmup")
+    verdict = judge(facts)
+    said = {
+        **_summary(verdict),
+        "Available": _available(observed),
+        "Scheduled": _scheduled(observed, verdict),
+        "WarmedUp": _warmed_up(observed, cr, warmup),
+    }
+    status: Status = {
+        "observedGeneration": cr.generation,
+        **_counts(observed, cr.key),
+        "revision": cr.revision,
+        "conditions": _conditions(said, previous, cr.generation, facts.now),
+    }
+    return {**status, "warmup": warmup} if warmup else status
+
+
+def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: float) -> Status:
+    """The status of a CR that cannot be acted on; the pods it has already go on as they are."""
+    generation = observed.cr["metadata"]["generation"]
+    previous = observed.cr.get("status", {})
+    said = {**_summary(verdict), "Available": _available(observed)}
+    kept = {name: previous[name] for name in ("revision", "warmup") if name in previous}
+    return {
+        "observedGeneration": generation,
+        **_counts(observed, key),
+        **kept,
+        "conditions": _conditions(said, previous, generation, now),
+    }
+
+
+def is_same(live: Status, status: Status) -> bool:
+    """Whether there is nothing to write; what the API server filled in by default does not count."""
+    try:
+        return QwenVLDeploymentStatus.model_validate(live) == QwenVLDeploymentStatus.model_validate(status)
+    except ValidationError:
+        return False
+
+
+def timestamp(now: float) -> str:
+    """A Unix time in the form of metav1.Time."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def find_condition(status: Status, kind: str) -> Status:
+    """A condition of a status, empty if it has none of that type."""
+    return next((item for item in status.get("conditions", ()) if item["type"] == kind), {})
+
+
+Said = tuple[str, Reason, str]
+"""Status, reason and message of one condition."""
+
+
+def _summary(verdict: Verdict) -> dict[str, Said]:
+    """The three conditions of kstatus."""
+    reason, message = verdict.reason, verdict.message
+    working = not (verdict.ready or verdict.stalled or verdict.at_rest)
+    return {
+        "Ready": (str(verdict.ready), reason, message),
+        "Reconciling": (str(working), reason, message),
+        "Stalled": (str(verdict.stalled), reason, message),
+    }
+
+
+def _available(observed: Observed) -> Said:
+    ready = len(ready_pods(observed))
+    if ready:
+        return "True", Reason.REPLICAS_READY, f"{ready} replica(s) get traffic."
+    return "False", Reason.NO_REPLICA_READY, "No replica gets traffic."
+
+
+def _scheduled(observed: Observed, verdict: Verdict) -> Said:
+    pods = living_pods(observed)
+    if not pods:
+        return "Unknown", Reason.NO_PODS, "There are no pods."
+    if all(is_scheduled(pod) for pod in pods):
+        return "True", Reason.PODS_SCHEDULED, f"{len(pods)} pod(s) have a node."
+    if verdict.reason in (Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE):
+        return "False", verdict.reason, verdict.message
+    return "False", Reason.UNSCHEDULABLE, "The scheduler has not placed every pod yet."
+
+
+def _warmed_up(observed: Observed, cr: CustomResource, warmup: Status | None) -> Said:
+    pods = living_pods(observed)
+    if not pods:
+        return "Unknown", Reason.NO_PODS, "There are no pods."
+    warm = sum(is_open(pod) if has_gate(pod) else container(pod).ready for pod in pods)
+    if warm < len(pods):
+        return "False", Reason.WARMING_UP, f"{warm} of {len(pods)} containers have answered the warm-up set."
+    if warmup:
+        first, steady = float(warmup["firstSeconds"]), float(warmup["steadySeconds"])
+        limit = cr.spec.warmup.max_first_to_steady
+        if steady > 0 and first / steady > float(limit):
+            message = (
+                f"After the warm-up the first picture took {warmup['firstSeconds']} s and the next ones "
+                f"{warmup['steadySeconds']} s: more than warmup.maxFirstToSteady, {limit} times."
+            )
+            return "True", Reason.FIRST_ANSWER_SLOW, message
+    return "True", Reason.WARMED_UP, f"{warm} container(s) have answered the warm-up set."
+
+
+def _counts(observed: Observed, key: Key) -> Status:
+    return {
+        "replicas": len(living_pods(observed)),
+        "readyReplicas": len(ready_pods(observed)),
+        "selector": ",".join(f"{name}={value}" for name, value in sorted(selector(key).items())),
+        "endpoint": endpoint(key),
+    }
+
+
+def _warmup(report: WarmupReport | None) -> Status | None:
+    proof = next((shot for shot in report.shots if shot.name == "proof"), None) if report else None
+    if proof is None:
+        return None
+    figures = WarmupStatus(first_seconds=f"{proof.first_seconds:.3f}", steady_seconds=f"{proof.steady_seconds:.3f}")
+    return figures.model_dump(by_alias=True)
+
+
+def _conditions(said: dict[str, Said], previous: Status, generation: int, now: float) -> list[Status]:
+    """In the order of `said`; a condition's time changes only with its status."""
+    conditions = []
+    for kind, (status, reason, message) in said.items():
+        before = find_condition(previous, kind)
+        kept = before.get("status") == status
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "reason": str(reason),
+                "message": message,
+                "observedGeneration": generation,
+                "lastTransitionTime": before["lastTransitionTime"] if kept else timestamp(now),
+            }
+        )
+    return conditions

@@ -1,0 +1,207 @@
+"""What is to be said about a CR now: ordered checks, of which the first that has something to say is the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from qwenvl_operator.api.v1alpha1 import RolloutStrategy
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.deadlines import Deadlines
+from qwenvl_operator.objects import Manifest
+from qwenvl_operator.observed import Observed
+from qwenvl_operator.pods import (
+    condition,
+    container,
+    is_ending,
+    is_ready,
+    is_unschedulable,
+    parse_time,
+    revision_of,
+)
+from qwenvl_operator.rollout import is_rolled_out
+
+CRASHES_BEFORE_STALLED = 3
+
+
+class Reason(StrEnum):
+    """Every reason of a condition; each has a heading in docs/troubleshooting.md."""
+
+    ALL_REPLICAS_READY = "AllReplicasReady"
+    SUSPENDED = "Suspended"
+    SCALED_TO_ZERO = "ScaledToZero"
+    APPLYING = "Applying"
+    ROLLING_OUT = "RollingOut"
+    STARTING_CONTAINER = "StartingContainer"
+    LOADING_MODEL = "LoadingModel"
+    WARMING_UP = "WarmingUp"
+    WAITING_FOR_GATE = "WaitingForGate"
+    WAITING_FOR_GPU = "WaitingForGPU"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_REFUSED = "ContainerRefused"
+    RUNTIME_CRASHED = "RuntimeCrashed"
+    REPORT_UNREADABLE = "WarmupReportUnreadable"
+    PODS_REFUSED = "PodsRefused"
+    APPLY_REFUSED = "ApplyRefused"
+    NAME_TAKEN = "NameTaken"
+    INVALID_SPEC = "InvalidSpec"
+    REPLICAS_READY = "ReplicasReady"
+    NO_REPLICA_READY = "NoReplicaReady"
+    PODS_SCHEDULED = "PodsScheduled"
+    NO_PODS = "NoPods"
+    WARMED_UP = "WarmedUp"
+    FIRST_ANSWER_SLOW = "FirstAnswerSlow"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The summary of a CR's state."""
+
+    reason: Reason
+    message: str
+    ready: bool = False
+    stalled: bool = False
+    """Nothing will change before a person has acted."""
+    at_rest: bool = False
+    """Nothing is going on although the CR is not ready: it is meant to have no pods."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a verdict is made of."""
+
+    cr: CustomResource
+    observed: Observed
+    now: float
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """By pod name: why its warm-up report could not be read just now."""
+
+
+def judge(facts: Facts) -> Verdict:
+    """The first check that has something to say wins; a Deployment that made no progress for its whole deadline makes
+    whatever is said a matter for a person."""
+    checks: tuple[Callable[[Facts], Verdict | None], ...] = (_at_rest, _not_applied, _complete, _refused, _worst_pod)
+    verdict = next((found for check in checks if (found := check(facts)) is not None), None)
+    if verdict is None:
+        verdict = Verdict(Reason.ROLLING_OUT, "Waiting for the pods of the previous revision to end.")
+    deadline = Deadlines.of(facts.cr.spec).progress
+    if not (verdict.ready or verdict.at_rest or verdict.stalled) and _deadline_exceeded(facts.observed):
+        message = f"No progress for {deadline} s (from startup.budget and warmup.budget). {verdict.message}"
+        return Verdict(verdict.reason, message, stalled=True)
+    return verdict
+
+
+def living_pods(observed: Observed) -> list[Manifest]:
+    """Pods that are not on their way out."""
+    return [pod for pod in observed.pods if not is_ending(pod)]
+
+
+def ready_pods(observed: Observed) -> list[Manifest]:
+    """Pods that get traffic."""
+    return [pod for pod in living_pods(observed) if is_ready(pod)]
+
+
+def _at_rest(facts: Facts) -> Verdict | None:
+    if facts.cr.replicas:
+        return None
+    if facts.observed.pods:
+        return Verdict(Reason.ROLLING_OUT, f"Waiting for {len(facts.observed.pods)} pod(s) to finish and end.")
+    if facts.cr.spec.suspend:
+        return Verdict(Reason.SUSPENDED, "No pods: spec.suspend is true. Set it to false to serve again.", at_rest=True)
+    return Verdict(Reason.SCALED_TO_ZERO, "No pods: spec.replicas is 0.", at_rest=True)
+
+
+def _not_applied(facts: Facts) -> Verdict | None:
+    deployment = facts.observed.deployment()
+    if deployment is None:
+        return Verdict(Reason.APPLYING, "Creating the children.")
+    if deployment.get("status", {}).get("observedGeneration") != deployment["metadata"]["generation"]:
+        return Verdict(Reason.APPLYING, "Waiting for the Deployment controller to see the change.")
+    return None
+
+
+def _complete(facts: Facts) -> Verdict | None:
+    ready = len(ready_pods(facts.observed))
+    if not is_rolled_out(facts.observed, facts.cr.revision) or ready < facts.cr.replicas:
+        return None
+    message = f"{ready} of {facts.cr.replicas} replicas are warm and get traffic."
+    if not (facts.cr.spec.engine.cuda_graphs or facts.cr.on_cpu):
+        message += " Warning: spec.engine.cudaGraphs is false, which makes decoding 9 to 15 times slower."
+    return Verdict(Reason.ALL_REPLICAS_READY, message, ready=True)
+
+
+def _refused(facts: Facts) -> Verdict | None:
+    deployment = facts.observed.deployment() or {}
+    failure = condition(deployment, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return None
+    return Verdict(Reason.PODS_REFUSED, f"The API server refuses the pods: {failure.get('message', '')}", stalled=True)
+
+
+def _worst_pod(facts: Facts) -> Verdict | None:
+    waiting = [
+        pod for pod in living_pods(facts.observed) if revision_of(pod) == facts.cr.revision and not is_ready(pod)
+    ]
+    verdicts = [_judge_pod(pod, facts) for pod in waiting]
+    # Members of an enumeration have an order: the later ones are worse.
+    return max(verdicts, key=lambda verdict: (verdict.stalled, list(Reason).index(verdict.reason)), default=None)
+
+
+def _judge_pod(pod: Manifest, facts: Facts) -> Verdict:
+    name, state = pod["metadata"]["name"], container(pod)
+    if is_unschedulable(pod):
+        return _unscheduled(pod, facts.cr)
+    if state.waiting_reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
+        image = pod["spec"]["containers"][0]["image"]
+        return Verdict(
+            Reason.IMAGE_PULL_FAILED, f"Pod {name} cannot pull {image}: {state.waiting_message}", stalled=True
+        )
+    if state.waiting_reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return Verdict(
+            Reason.CONTAINER_REFUSED, f"Pod {name} cannot start its container: {state.waiting_message}", stalled=True
+        )
+    if state.last_exit and state.running_since is None:
+        message = f"Pod {name} has ended {state.restarts + 1} time(s), last with {state.last_exit}"
+        return Verdict(Reason.RUNTIME_CRASHED, message, stalled=state.restarts >= CRASHES_BEFORE_STALLED)
+    if state.running_since is None:
+        return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
+    return _judge_running(pod, facts)
+
+
+def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
+    name, state = pod["metadata"]["name"], container(pod)
+    if state.ready:
+        since = parse_time(condition(pod, "ContainersReady").get("lastTransitionTime", "1970-01-01T00:00:00Z"))
+        if name in facts.unreadable and facts.now - since > Deadlines.of(facts.cr.spec).gate:
+            message = f"The warm-up report of pod {name} cannot be read: {facts.unreadable[name]}"
+            return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
+        return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
+    again = f" It has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
+    started = any(item.get("started") for item in pod["status"].get("containerStatuses", ()))
+    if started:
+        return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.{again}")
+    return Verdict(
+        Reason.LOADING_MODEL,
+        f"Pod {name} loads the model.{again}",
+        stalled=state.restarts >= CRASHES_BEFORE_STALLED,
+    )
+
+
+def _unscheduled(pod: Manifest, cr: CustomResource) -> Verdict:
+    scheduled = condition(pod, "PodScheduled")
+    resource = cr.spec.hardware.accelerator.resource
+    lacks_gpu = not cr.on_cpu and f"Insufficient {resource}" in scheduled.get("message", "")
+    message = (
+        f"Pod {pod['metadata']['name']} fits no node since {scheduled.get('lastTransitionTime')}: "
+        f"{scheduled.get('message', '')}"
+    )
+    if lacks_gpu and cr.spec.rollout.strategy is RolloutStrategy.SURGE:
+        message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
+    return Verdict(Reason.WAITING_FOR_GPU if lacks_gpu else Reason.UNSCHEDULABLE, message)
+
+
+def _deadline_exceeded(observed: Observed) -> bool:
+    progressing = condition(observed.deployment() or {}, "Progressing")
+    return progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
