@@ -16,7 +16,12 @@ from qwenvl_operator.objects import Key, Manifest
 from qwenvl_runtime.arguments import refused_arguments
 
 # Everything else in the spec reaches a pod and is part of its revision.
-NOT_OF_THE_POD: Mapping[str, IncEx | bool] = {"replicas": True, "rollout": True, "suspend": True, "warmup": {"max_first_to_steady": True}}
+NOT_OF_THE_POD: Mapping[str, IncEx | bool] = {
+    "replicas": True,
+    "rollout": True,
+    "suspend": True,
+    "warmup": {"max_first_to_steady": True},
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class CustomResource:
         not restart a pod; neither does a later version's default image, which is not part of the spec.
         """
         relevant = self.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=NOT_OF_THE_POD)
-        relevant.setdefault("model", {})["servedName"] = self.served_name
+        relevant["model"]["servedName"] = self.served_name
+        relevant = {section: value for section, value in relevant.items() if value}
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
 
 

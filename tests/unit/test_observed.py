@@ -1,0 +1,88 @@
+"""The store keeps the newest state, whatever order the news comes in."""
+
+from __future__ import annotations
+
+from samples import KEY, cr_manifest, custom_resource, live_children, pod
+
+from qwenvl_operator.objects import Key, Kind, Manifest
+from qwenvl_operator.observed import Observed, Store
+
+CR = custom_resource()
+
+
+def version(manifest: Manifest, number: int, **metadata: object) -> Manifest:
+    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(number), **metadata}}
+
+
+def filled() -> Store:
+    store = Store()
+    store.put(cr_manifest())
+    for child in live_children(CR).values():
+        store.put(child)
+    store.put(pod(CR))
+    return store
+
+
+def seen(store: Store) -> Observed:
+    observed = store.observe(KEY)
+    assert observed is not None
+    return observed
+
+
+def test_a_snapshot_holds_what_belongs_to_the_cr() -> None:
+    store = filled()
+    store.put({**pod(CR, "stranger"), "metadata": {**pod(CR)["metadata"], "name": "stranger", "labels": {}}})
+    observed = seen(store)
+    assert len(observed.children) == 5
+    assert [item["metadata"]["name"] for item in observed.pods] == ["reports-1"]
+    assert store.keys() == {KEY}
+    assert store.observe(Key("ai", "other")) is None
+
+
+def test_children_of_an_earlier_cr_of_the_same_name_are_not_its_own() -> None:
+    store = filled()
+    store.put(version(cr_manifest(), 99, uid="another", creationTimestamp="2028-01-01T00:00:00Z"))
+    assert seen(store).children == {}
+
+
+def test_old_news_changes_nothing() -> None:
+    store = filled()
+    store.put(version(pod(CR, ready=True), 9))
+    store.put(version(pod(CR), 8))
+    assert seen(store).pods[0]["metadata"]["resourceVersion"] == "9"
+
+
+def test_the_end_of_an_earlier_object_does_not_remove_its_successor() -> None:
+    store = filled()
+    store.put(version(pod(CR), 9, uid="second", creationTimestamp="2028-01-01T00:00:00Z"))
+    store.remove(pod(CR))
+    assert len(seen(store).pods) == 1
+
+
+def test_a_list_removes_ghosts() -> None:
+    store = filled()
+    store.replace(Kind.POD, [], store.mark())
+    assert seen(store).pods == ()
+
+
+def test_a_list_is_older_than_what_came_after_it_was_asked_for() -> None:
+    store = filled()
+    mark = store.mark()
+    store.put(pod(CR, "born-since"))
+    store.remove(pod(CR))
+    store.replace(Kind.POD, [pod(CR)], mark)
+    assert [item["metadata"]["name"] for item in seen(store).pods] == ["born-since"]
+
+
+def test_a_list_of_one_kind_leaves_the_others_alone() -> None:
+    store = filled()
+    store.replace(Kind.CONFIG_MAP, [], store.mark())
+    observed = seen(store)
+    assert len(observed.children) == 4
+    assert len(observed.pods) == 1
+
+
+def test_managed_fields_are_not_kept() -> None:
+    store = filled()
+    store.put(version(pod(CR), 9, managedFields=[{"manager": "kubelet"}]))
+    assert "managedFields" not in seen(store).pods[0]["metadata"]

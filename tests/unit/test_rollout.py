@@ -1,0 +1,104 @@
+"""A rollout takes the way that the free GPUs allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from samples import custom_resource, live_children, observed, pod
+
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.objects import Manifest
+from qwenvl_operator.rollout import Strategy, choose_strategy, free_room
+
+OLD = custom_resource()
+NEW = custom_resource(engine={"maxModelLen": 32768})
+
+
+def deployment(cr: CustomResource, strategy: Strategy = Strategy.RECREATE) -> Manifest:
+    live = observed({}, children=live_children(cr)).deployment()
+    assert live is not None
+    return {**live, "spec": {**live["spec"], "strategy": strategy.manifest()}}
+
+
+def node(**changes: Any) -> Manifest:
+    return {
+        "metadata": {"name": "node-a", "labels": {"gpu": "h100"}},
+        "spec": changes,
+        "status": {"allocatable": {"nvidia.com/gpu": "2", "memory": "100Gi", "pods": "110"}},
+    }
+
+
+def holder(gpus: int, phase: str = "Running") -> Manifest:
+    return {
+        "spec": {
+            "nodeName": "node-a",
+            "containers": [{"resources": {"requests": {"nvidia.com/gpu": str(gpus), "memory": "10Gi"}}}],
+        },
+        "status": {"phase": phase},
+    }
+
+
+def test_auto_surges_where_a_gpu_is_free() -> None:
+    assert choose_strategy(NEW, deployment(OLD), [], room=1) is Strategy.SURGE
+
+
+@pytest.mark.parametrize("room", [0, None])
+def test_auto_gives_up_the_only_gpu_first(room: int | None) -> None:
+    assert choose_strategy(NEW, deployment(OLD), [], room=room) is Strategy.RECREATE
+
+
+def test_auto_replaces_several_replicas_one_by_one() -> None:
+    several = custom_resource(replicas=3, engine={"maxModelLen": 32768})
+    assert choose_strategy(several, deployment(OLD), [], room=0) is Strategy.IN_PLACE
+
+
+def test_auto_keeps_its_choice_at_rest() -> None:
+    assert choose_strategy(OLD, deployment(OLD, Strategy.SURGE), [], room=None) is Strategy.SURGE
+
+
+def test_auto_takes_a_surge_back_that_does_not_fit() -> None:
+    pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False)]
+    assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.RECREATE
+
+
+def test_auto_leaves_a_new_pod_that_waits_for_its_first_gpu_alone() -> None:
+    pods = [pod(NEW, "new", scheduled=False)]
+    assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.SURGE
+
+
+@pytest.mark.parametrize(("asked", "strategy"), [("Surge", Strategy.SURGE), ("Recreate", Strategy.RECREATE)])
+def test_what_is_asked_for_is_done(asked: str, strategy: Strategy) -> None:
+    cr = custom_resource(rollout={"strategy": asked}, engine={"maxModelLen": 32768})
+    assert choose_strategy(cr, deployment(OLD), [], room=0) is strategy
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_strategy_is_read_back_from_what_it_wrote(strategy: Strategy) -> None:
+    assert Strategy.of(deployment(OLD, strategy)) is strategy
+
+
+def test_room_counts_what_other_pods_hold() -> None:
+    assert free_room(OLD, [node()], []) == 2
+    assert free_room(OLD, [node()], [holder(1)]) == 1
+    assert free_room(OLD, [node()], [holder(2)]) == 0
+    assert free_room(OLD, [node()], [holder(2, "Succeeded")]) == 2
+
+
+def test_room_counts_memory_too() -> None:
+    cr = custom_resource(runtime={"resources": {"limits": {"memory": "60Gi"}}})
+    assert free_room(cr, [node()], []) == 1
+
+
+def test_room_needs_the_node_selector_and_no_cordon() -> None:
+    cr = custom_resource(hardware={"nodeSelector": {"gpu": "a10"}})
+    assert free_room(cr, [node()], []) == 0
+    assert free_room(OLD, [node(unschedulable=True)], []) == 0
+
+
+def test_room_needs_every_taint_tolerated() -> None:
+    tainted = node(taints=[{"key": "gpu", "value": "yes", "effect": "NoSchedule"}])
+    tolerant = custom_resource(hardware={"tolerations": [{"key": "gpu", "operator": "Exists"}]})
+    equal = custom_resource(hardware={"tolerations": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]})
+    other = custom_resource(hardware={"tolerations": [{"key": "gpu", "value": "no"}]})
+    assert [free_room(cr, [tainted], []) for cr in (OLD, tolerant, equal, other)] == [0, 2, 2, 0]

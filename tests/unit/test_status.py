@@ -1,0 +1,127 @@
+"""Each state has its one reason, and the three conditions of kstatus never contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from samples import NOW, cr_manifest, custom_resource, live_children, observed, pod, report
+
+from qwenvl_operator.objects import Manifest
+from qwenvl_operator.status import derive_problem_status, derive_status, find_condition, is_same
+from qwenvl_operator.verdict import Facts, Reason, Verdict, judge
+
+CR = custom_resource()
+SHORT_SPEC = {"startup": {"budget": "5m"}}
+SHORT = custom_resource(**SHORT_SPEC)
+COMPLETE = {"updatedReplicas": 1, "replicas": 1, "readyReplicas": 1}
+EXCEEDED = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
+REFUSED = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": 'exceeded quota: "gpus"'}]}
+
+
+def facts(*pods: Manifest, spec: dict[str, Any] | None = None, unreadable: Any = None, **status: Any) -> Facts:
+    cr = custom_resource(**(spec or {}))
+    snapshot = observed(cr_manifest(**(spec or {})), *pods, children=live_children(cr, **status))
+    return Facts(cr=cr, observed=snapshot, now=NOW, unreadable=unreadable or {})
+
+
+STATES = {
+    Reason.ALL_REPLICAS_READY: (facts(pod(CR, ready=True, gate=True), **COMPLETE), "Ready"),
+    Reason.SUSPENDED: (facts(spec={"suspend": True}), "rest"),
+    Reason.SCALED_TO_ZERO: (facts(spec={"replicas": 0}), "rest"),
+    Reason.WAITING_FOR_GPU: (facts(pod(CR, scheduled=False)), "Reconciling"),
+    Reason.STARTING_CONTAINER: (facts(pod(CR, running=False)), "Reconciling"),
+    Reason.LOADING_MODEL: (facts(pod(CR)), "Reconciling"),
+    Reason.WARMING_UP: (facts(pod(CR, started=True)), "Reconciling"),
+    Reason.WAITING_FOR_GATE: (facts(pod(CR, started=True, ready=True)), "Reconciling"),
+    Reason.IMAGE_PULL_FAILED: (facts(pod(CR, waiting="ImagePullBackOff")), "Stalled"),
+    Reason.CONTAINER_REFUSED: (facts(pod(CR, waiting="CreateContainerConfigError")), "Stalled"),
+    Reason.RUNTIME_CRASHED: (
+        facts(pod(CR, waiting="CrashLoopBackOff", exit_code=3, restarts=5)),
+        "Stalled",
+    ),
+    Reason.REPORT_UNREADABLE: (
+        facts(pod(SHORT, started=True, ready=True), spec=SHORT_SPEC, unreadable={"reports-1": "refused"}),
+        "Stalled",
+    ),
+    Reason.PODS_REFUSED: (facts(**REFUSED), "Stalled"),
+    Reason.ROLLING_OUT: (
+        facts(pod(CR, ready=True, gate=True), pod(CR, "old", revision="old"), **COMPLETE),
+        "Reconciling",
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", STATES)
+def test_each_state_has_its_reason(reason: Reason) -> None:
+    state, expected = STATES[reason]
+    verdict = judge(state)
+    assert verdict.reason is reason, verdict
+    status = derive_status(state, None)
+    summary = {kind: find_condition(status, kind)["status"] for kind in ("Ready", "Reconciling", "Stalled")}
+    assert [kind for kind, value in summary.items() if value == "True"] == ([] if expected == "rest" else [expected])
+    assert find_condition(status, "Ready")["reason"] == reason
+
+
+def test_no_progress_for_the_whole_deadline_is_for_a_person() -> None:
+    verdict = judge(facts(pod(CR, scheduled=False), **EXCEEDED))
+    assert verdict.stalled
+    assert verdict.reason is Reason.WAITING_FOR_GPU
+    assert verdict.message.startswith("No progress for 2685 s (from startup.budget and warmup.budget).")
+
+
+def test_a_crash_is_told_with_its_last_words() -> None:
+    verdict = judge(STATES[Reason.RUNTIME_CRASHED][0])
+    assert "exit code 3: EngineDied: the engine ended" in verdict.message
+
+
+def test_the_worst_pod_is_spoken_of() -> None:
+    state = facts(pod(CR, "a"), pod(CR, "b", waiting="ErrImagePull"), spec={"replicas": 2})
+    assert judge(state).reason is Reason.IMAGE_PULL_FAILED
+
+
+def test_a_bad_rollout_is_stalled_and_still_available() -> None:
+    old = pod(CR, "old", revision="old", ready=True)
+    old["status"]["conditions"].append({"type": "Ready", "status": "True"})
+    status = derive_status(facts(old, pod(CR, "new", waiting="ImagePullBackOff")), None)
+    assert find_condition(status, "Stalled")["status"] == "True"
+    assert find_condition(status, "Available")["status"] == "True"
+
+
+def test_slow_first_answers_are_warned_about_and_do_not_block() -> None:
+    slow = report(CR, shots=({"name": "proof", "first_seconds": 2.0, "steady_seconds": 0.2},))
+    status = derive_status(facts(pod(CR, ready=True, gate=True), **COMPLETE), slow)
+    assert find_condition(status, "WarmedUp")["reason"] == Reason.FIRST_ANSWER_SLOW
+    assert find_condition(status, "Ready")["status"] == "True"
+    assert status["warmup"] == {"firstSeconds": "2.000", "steadySeconds": "0.200"}
+
+
+def test_slow_eager_mode_is_warned_about() -> None:
+    spec = {"engine": {"cudaGraphs": False}}
+    state = facts(pod(custom_resource(**spec), ready=True, gate=True), spec=spec, **COMPLETE)
+    assert "9 to 15 times slower" in judge(state).message
+
+
+def test_the_time_of_a_condition_changes_with_its_status_alone() -> None:
+    first = derive_status(facts(pod(CR)), None)
+    snapshot = observed({**cr_manifest(), "status": first}, pod(CR, started=True), children=live_children(CR))
+    second = derive_status(Facts(CR, snapshot, NOW + 60), None)
+    before, after = find_condition(first, "Ready"), find_condition(second, "Ready")
+    assert (before["reason"], after["reason"]) == (Reason.LOADING_MODEL, Reason.WARMING_UP)
+    assert before["lastTransitionTime"] == after["lastTransitionTime"]
+
+
+def test_a_problem_keeps_what_the_pods_do() -> None:
+    snapshot = observed(cr_manifest(), pod(CR, ready=True, gate=True))
+    verdict = Verdict(Reason.INVALID_SPEC, "spec.engine: wrong", stalled=True)
+    status = derive_problem_status(snapshot, CR.key, verdict, NOW)
+    assert status["readyReplicas"] == 1
+    assert find_condition(status, "Available")["status"] == "True"
+    assert find_condition(status, "Stalled")["message"] == "spec.engine: wrong"
+
+
+def test_a_status_as_the_api_server_stores_it_is_the_same() -> None:
+    status = derive_status(facts(pod(CR)), None)
+    assert is_same({**status}, status)
+    assert not is_same({**status, "replicas": 9}, status)
+    assert not is_same({"observedGeneration": -1}, status)
