@@ -105,7 +105,7 @@ class RuntimeImageSource(Model):
 
 
 class ModelSource(Model):
-    """Where the weights are. Exactly one member is set."""
+    """Where the weights are."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -130,7 +130,7 @@ class ModelSpec(Model):
     served_name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$|^$")] = ""
     """Name by which clients ask for the model (`model` in a request). Empty means the name of this resource."""
     source: ModelSource
-    """Where the weights are. Nothing is ever downloaded."""
+    """Where the weights are: exactly one member is set. Nothing is ever downloaded."""
 
 
 class Accelerator(Model):
