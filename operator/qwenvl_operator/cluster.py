@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
 
-from qwenvl_operator.objects import Kind, Manifest, Ref
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from qwenvl_operator.errors import ApiError
+from qwenvl_operator.metrics import Metrics
+from qwenvl_operator.naming import FIELD_MANAGER, MANAGED_SELECTOR
+from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
+
+USER_AGENT = f"qwenvl-operator/{version('qwenvl')}"
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
+LIST_CHUNK = 500
+CLUSTER_SCOPED = (Kind.NODE,)
 
 
 class Cluster(Protocol):
@@ -30,3 +50,214 @@ class Cluster(Protocol):
 
     async def create_event(self, manifest: Manifest) -> None:
         """Record an Event (events.k8s.io/v1)."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the API server is and who we are, for the watches, which kopf makes with a client of its own."""
+
+    server: str
+    verify: bool
+    ca_path: str | None
+    certificate_path: str | None
+    key_path: str | None
+    proxy: str | None
+    scheme: str
+    """`Bearer` or `Basic`; empty with a client certificate."""
+    token: str = field(repr=False)
+
+
+async def connection() -> Connection:
+    """The credentials as they are now: a service account's token rotates."""
+    configuration = await _configuration()
+    authorization = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = authorization.partition(" ")
+    return Connection(
+        server=configuration.host,
+        verify=configuration.verify_ssl,
+        ca_path=configuration.ssl_ca_cert,
+        certificate_path=configuration.cert_file,
+        key_path=configuration.key_file,
+        proxy=configuration.proxy,
+        scheme=scheme,
+        token=token,
+    )
+
+
+@asynccontextmanager
+async def open_client() -> AsyncIterator[ApiClient]:
+    """A client of the API server, closed at the end. Raises LookupError if no credentials can be found."""
+    async with ApiClient(await _configuration()) as client:
+        client.user_agent = USER_AGENT
+        yield client
+
+
+class KubernetesCluster:
+    """The protocol on a real API server.
+
+    Nothing is written while `may_write` says no: a process that was frozen past the end of its lease wakes up in the
+    middle of a reconcile, and another one is at work by then.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        metrics: Metrics,
+        *,
+        namespaces: tuple[str, ...] = (),
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._namespaces = namespaces
+        self._may_write = may_write
+
+    async def get(self, ref: Ref) -> Manifest | None:
+        try:
+            return _slim(await self._request("get", ref))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        return await self._apply(manifest, "")
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        return await self._apply(manifest, "/status")
+
+    async def delete(self, ref: Ref, uid: str) -> None:
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        }
+        try:
+            await self._request("delete", ref, body=options)
+        except ApiError as error:
+            # A conflict means that the name belongs to another object by now.
+            if error.status not in (404, 409):
+                raise
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Make an object; refused with status 409 if there is one of its name."""
+        ref = ref_of(manifest)
+        return _slim(await self._request("create", ref._replace(name=""), body=manifest, about=ref.name))
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        """Put a whole object; refused with status 409 unless it is still at the manifest's resourceVersion."""
+        return _slim(await self._request("update", ref_of(manifest), body=manifest))
+
+    async def create_event(self, manifest: Manifest) -> None:
+        await self.create(manifest)
+
+    async def list(self, kind: Kind, *, managed: bool = True) -> list[Manifest]:
+        namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces
+        return [item for namespace in namespaces for item in await self._list(kind, namespace, managed)]
+
+    async def _list(self, kind: Kind, namespace: str, managed: bool) -> Any:
+        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": MANAGED_SELECTOR} if managed else {})
+        found: list[Manifest] = []
+        while True:
+            page = await self._request("list", Ref(kind, namespace, ""), query=query)
+            identity = {"apiVersion": kind.value.api_version, "kind": kind.value.kind}
+            found += [_slim({**identity, **item}) for item in page["items"]]
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return found
+
+    async def _apply(self, manifest: Manifest, subresource: str) -> Manifest:
+        return _slim(
+            await self._request(
+                "patch",
+                ref_of(manifest),
+                subresource=subresource,
+                query={"fieldManager": FIELD_MANAGER, "force": "true"},
+                body=manifest,
+            )
+        )
+
+    async def _request(
+        self,
+        verb: str,
+        ref: Ref,
+        *,
+        subresource: str = "",
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        about: str = "",
+    ) -> Any:
+        call = " ".join((verb, ref.kind.value.plural + subresource, "/".join(filter(None, (*ref[1:], about))))).strip()
+        if verb not in ("get", "list") and not self._may_write():
+            raise ApiError(0, "LeaseLost", "another operator may be at work by now", call=call)
+        try:
+            code, answer, headers = await self._send(verb, _path(ref) + subresource, query or {}, body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+            self._metrics.requested(verb, ref.kind, 0)
+            raise ApiError(0, type(error).__name__, str(error) or "no answer in time", call=call) from error
+        self._metrics.requested(verb, ref.kind, code)
+        if not 200 <= code <= 299:
+            raise _refusal(code, answer, headers.get("Retry-After"), call)
+        return json.loads(answer)
+
+    async def _send(self, verb: str, path: str, query: dict[str, str], body: Manifest | None) -> tuple[int, bytes, Any]:
+        media_type = "application/apply-patch+yaml" if verb == "patch" else "application/json"
+        method, url, headers, data, _ = await self._client.param_serialize(
+            METHODS[verb],
+            path + (f"?{urlencode(query)}" if query else ""),
+            header_params={"Accept": "application/json", "Content-Type": media_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._client.call_api(method, url, headers, data, _request_timeout=REQUEST_TIMEOUT)
+        return response.status, await response.read(), response.headers
+
+
+METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
+"""The API server's verbs, as RBAC names them."""
+
+
+async def _configuration() -> Configuration:
+    """KUBECONFIG if it is set, else the pod's service account, else ~/.kube/config; as kubectl does."""
+    configuration = Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
+            # Re-reads the token's file once a minute from here on.
+            load_incluster_config(client_configuration=configuration)
+        else:
+            await load_kube_config(_kubeconfig(), client_configuration=configuration, persist_config=False)
+    except ConfigException as error:
+        raise LookupError(f"credentials for the API server cannot be read: {error}") from error
+    return configuration
+
+
+def _kubeconfig() -> str:
+    paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(path).is_file() for path in paths.split(os.pathsep)):
+        raise LookupError(f"no kubeconfig at {paths}: set KUBECONFIG, or run in a pod with a service account")
+    return paths
+
+
+def _path(ref: Ref) -> str:
+    resource = ref.kind.value
+    root = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.api_version}"
+    namespace = f"/namespaces/{quote(ref.namespace)}" if ref.namespace else ""
+    return f"{root}{namespace}/{resource.plural}" + (f"/{quote(ref.name)}" if ref.name else "")
+
+
+def _refusal(code: int, answer: bytes, retry_after: str | None, call: str) -> ApiError:
+    """What the server said; a proxy before it may say it in something else than a Status object."""
+    try:
+        status = json.loads(answer)
+        reason, message = str(status.get("reason", "")), str(status.get("message", ""))
+    except (ValueError, AttributeError):
+        reason, message = "", answer[:200].decode(errors="replace")
+    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return ApiError(code, reason or "Unknown", message or "no message", call=call, retry_after=seconds)
+
+
+def _slim(manifest: Manifest) -> Manifest:
+    """Without managedFields, which are half of an object's size and which nothing here reads."""
+    metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    return {**manifest, "metadata": metadata}

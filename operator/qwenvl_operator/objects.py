@@ -42,6 +42,7 @@ class Kind(Enum):
     POD = Resource("v1", "Pod", "pods")
     NODE = Resource("v1", "Node", "nodes")
     EVENT = Resource("events.k8s.io/v1", "Event", "events")
+    LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
     @classmethod
     def of(cls, manifest: Manifest) -> Kind:

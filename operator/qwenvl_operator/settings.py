@@ -26,6 +26,8 @@ class Settings(BaseModel):
     """How often the caches are confirmed by one LIST per kind."""
     metrics_port: int = 8080
     """Port of the operator's own metrics."""
+    health_port: int = 8081
+    """Port of the liveness probe, at `/healthz`."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

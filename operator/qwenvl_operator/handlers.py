@@ -1,0 +1,137 @@
+"""The kopf side: which kinds are watched, how kopf logs in, and the liveness probe. Nothing is decided here.
+
+Only `on.event` handlers: kopf then writes nothing to any object, neither finalizers nor annotations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+
+from qwenvl_operator.cluster import LIST_CHUNK, connection
+from qwenvl_operator.feed import LISTED, Feed
+from qwenvl_operator.naming import MANAGED_SELECTOR
+from qwenvl_operator.objects import WATCHED_KINDS, Kind
+from qwenvl_operator.settings import Settings
+
+UNUSED_FINALIZER = "qwenvl.io/never-set"
+
+
+@dataclass(frozen=True)
+class Backoffs:
+    """Pauses between attempts, without an end: a watch that gives up ends the process."""
+
+    first: float = 0.5
+    cap: float = 30.0
+
+    def __iter__(self) -> Iterator[float]:
+        pause = self.first
+        while True:
+            yield pause * random.uniform(0.5, 1.0)
+            pause = min(pause * 2, self.cap)
+
+
+async def watch(
+    feed: Feed, settings: Settings, *, stop: asyncio.Event, clean_up: Callable[[], Awaitable[None]]
+) -> None:
+    """Watch until `stop` is set or a signal comes; `clean_up` runs when the watches have ended, before kopf does.
+
+    Raises whatever ended a watch by a fault.
+    """
+    await kopf.operator(
+        registry=build_registry(feed, settings, clean_up),
+        settings=build_settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
+        stop_flag=stop,
+    )
+
+
+def build_registry(feed: Feed, settings: Settings, clean_up: Callable[[], Awaitable[None]]) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own."""
+    registry = kopf.OperatorRegistry()
+
+    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+        credentials = await connection()
+        return kopf.ConnectionInfo(
+            server=credentials.server,
+            insecure=not credentials.verify,
+            ca_path=credentials.ca_path,
+            certificate_path=credentials.certificate_path,
+            private_key_path=credentials.key_path,
+            proxy_url=credentials.proxy,
+            trust_env=True,
+            scheme=credentials.scheme or None,
+            token=credentials.token or None,
+        )
+
+    async def take_in(event: dict[str, Any], **_: Any) -> None:
+        feed.watched(event["type"], dict(event["object"]))
+
+    async def probe(**_: Any) -> str:
+        missing = missing_watchers(settings.namespaces, {task.get_name() for task in asyncio.all_tasks()})
+        if missing:
+            raise kopf.PermanentError(f"not watched any more: {', '.join(sorted(missing))}")
+        return "watching"
+
+    async def end(**_: Any) -> None:
+        await clean_up()
+
+    kopf.on.login(registry=registry, backoff=5)(log_in)
+    kopf.on.probe(registry=registry, id="watches")(probe)
+    kopf.on.cleanup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(end)
+    for kind in LISTED:
+        resource = kind.value
+        kopf.on.event(
+            group=resource.group,
+            version=resource.version,
+            plural=resource.plural,
+            id=f"watch-{resource.plural}",
+            registry=registry,
+        )(take_in)
+    return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    # Neither CustomResourceDefinitions nor Namespaces are watched: the rights for it are not asked for.
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    # kopf takes its own finalizer off any object that it sees, another kopf operator's objects included.
+    settings.persistence.finalizer = UNUSED_FINALIZER
+    settings.networking.error_backoffs = Backoffs()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.trust_env = True
+    settings.watching.connect_timeout = 10
+    settings.watching.server_timeout = 300  # an integer: it goes into the URL as it is
+    settings.watching.client_timeout = 310
+    settings.watching.reconnect_backoff = 1.0
+    settings.watching.chunk_size = LIST_CHUNK
+    settings.process.ultimate_exiting_timeout = 25
+    for kind in WATCHED_KINDS:
+        resource = kind.value
+        settings.watching.label_selectors[resource.group, resource.version, resource.plural] = MANAGED_SELECTOR
+    return settings
+
+
+def missing_watchers(namespaces: tuple[str, ...], tasks: set[str]) -> set[str]:
+    """Watches that should run and do not, by the names of kopf's tasks.
+
+    None is missing before any has started: kopf starts all of them at once, when it has reached the API server.
+    """
+    expected = {
+        f"watcher for {_resource_name(kind)}@{namespace}" for kind in LISTED for namespace in namespaces or (None,)
+    }
+    return expected - tasks if any(name.startswith("watcher for ") for name in tasks) else set()
+
+
+def _resource_name(kind: Kind) -> str:
+    return f"{kind.value.plural}.{kind.value.version}.{kind.value.group}".rstrip(".")
