@@ -1,0 +1,1 @@
+"""A real one-node Kubernetes, its tools, its images and a tiny model: what tests and `make demo` stand on."""

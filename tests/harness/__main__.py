@@ -1,0 +1,79 @@
+"""`python -m harness`: the node and its images, for people."""
+
+import argparse
+import sys
+
+from harness import leftovers, node, tools
+from harness.commands import CommandFailed
+from harness.instance import BadName, Instance
+from harness.node import Node, NodeFailed
+from harness.progress import say
+from harness.tools import ToolMissing
+
+
+def up(arguments: argparse.Namespace) -> None:
+    started = node.up(Instance(arguments.name))
+    say(f"Use it:  export KUBECONFIG={started.kubeconfig}\n         {started.kubectl_program} get pods -A")
+
+
+def down(arguments: argparse.Namespace) -> None:
+    node.down(Instance(arguments.name))
+    say(f"Nothing is left of the node {arguments.name}")
+
+
+def status(arguments: argparse.Namespace) -> None:
+    instance = Instance(arguments.name)
+    if not node.is_running(instance):
+        traces = leftovers.find(instance)
+        raise NodeFailed(
+            f"The node {instance.name} does not run" + "".join(f"\n  left behind: {trace}" for trace in traces)
+        )
+    running = Node.of(instance)
+    print(f"KUBECONFIG={running.kubeconfig}\n{running.kubectl('get', 'nodes,pods', '--all-namespaces')}", end="")
+
+
+def gpu(arguments: argparse.Namespace) -> None:
+    Node.of(Instance(arguments.name)).set_gpus(arguments.count, arguments.resource)
+
+
+def build_tools(_arguments: argparse.Namespace) -> None:
+    tools.install_packages()
+    for name, path in tools.build().items():
+        print(f"{name}: {path}")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="demo", help="which node (default: demo)")
+
+    for function, text in (
+        (up, "start a node and leave it running"),
+        (down, "end a node and remove every trace of it"),
+        (status, "say whether a node runs and what is on it"),
+    ):
+        commands.add_parser(function.__name__, help=text, parents=[named]).set_defaults(run=function)
+    gpus = commands.add_parser("gpu", help="have a node offer simulated GPUs", parents=[named])
+    gpus.add_argument("--count", type=int, required=True)
+    gpus.add_argument("--resource", default="nvidia.com/gpu")
+    gpus.set_defaults(run=gpu)
+    commands.add_parser("tools", help="build or find every program that is needed").set_defaults(run=build_tools)
+    return top
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except (BadName, CommandFailed, NodeFailed, ToolMissing, TimeoutError) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nInterrupted; what was started is gone, what was built is kept.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

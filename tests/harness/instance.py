@@ -1,0 +1,83 @@
+"""What a node instance is called and where it lives: everything follows from its name, so that it can be found by it."""
+
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cache import cache_folder
+
+_NAME = re.compile(r"[a-z][a-z0-9]{0,10}")
+
+
+class BadName(ValueError):
+    """An instance's name cannot be used."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One node: its network is 10.N.0.0/16, and its name is in its interface, its cgroup, its folder and its processes."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise BadName(f"{self.name!r}: an instance's name is 1 to 11 letters and digits, the first one a letter")
+
+    @property
+    def prefix(self) -> str:
+        known = {"demo": 200, "test": 201}
+        return f"10.{known.get(self.name) or 202 + zlib.crc32(self.name.encode()) % 50}"
+
+    @property
+    def network(self) -> str:
+        return f"{self.prefix}.0.0/16"
+
+    @property
+    def pod_network(self) -> str:
+        return f"{self.prefix}.0.0/24"
+
+    @property
+    def service_network(self) -> str:
+        return f"{self.prefix}.128.0/20"
+
+    @property
+    def kubernetes_service(self) -> str:
+        return f"{self.prefix}.128.1"
+
+    @property
+    def host_address(self) -> str:
+        """The host's end of the link to the node; pods reach the host by it."""
+        return f"{self.prefix}.255.1"
+
+    @property
+    def node_address(self) -> str:
+        return f"{self.prefix}.255.2"
+
+    @property
+    def server(self) -> str:
+        return f"https://{self.node_address}:6443"
+
+    @property
+    def interface(self) -> str:
+        return f"qvl-{self.name}"
+
+    @property
+    def node_name(self) -> str:
+        return f"qwenvl-{self.name}"
+
+    @property
+    def cgroup(self) -> str:
+        return f"qwenvl-{self.name}"
+
+    @property
+    def state(self) -> Path:
+        return cache_folder() / "nodes" / self.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "kubeconfig"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"

@@ -1,0 +1,83 @@
+"""What a node instance leaves when it was not allowed to end properly, found by its name and removed."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from harness import cgroups
+from harness.instance import Instance
+
+SUPERVISOR = "harness.supervisor"
+PID_ONE = "harness.pid_one"
+_PATIENCE_S = 20.0
+
+
+def processes(module: str, instance: Instance) -> list[int]:
+    """The processes that run one of the harness's modules for this instance."""
+    return [pid for pid, argv in _command_lines() if _runs(argv, module, instance.name)]
+
+
+def _command_lines() -> list[tuple[int, list[str]]]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                found.append((int(entry.name), line.split("\0")))
+    return found
+
+
+def _runs(argv: list[str], module: str, name: str) -> bool:
+    return any(argv[at : at + 3] == ["-m", module, name] for at in range(len(argv)))
+
+
+def find(instance: Instance) -> list[str]:
+    """Every trace of the instance, in words."""
+    found = [f"process {pid}" for module in (SUPERVISOR, PID_ONE) for pid in processes(module, instance)]
+    found += [f"cgroup {path}" for path in cgroups.existing(instance.cgroup)]
+    if _interface(instance).exists():
+        found.append(f"interface {instance.interface}")
+    if instance.state.exists():
+        found.append(f"folder {instance.state}")
+    return found
+
+
+def remove(instance: Instance) -> None:
+    """Remove every trace except the process that calls this."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        for module in (SUPERVISOR, PID_ONE):
+            for pid in processes(module, instance):
+                if pid != os.getpid():
+                    _end(pid, deadline)
+        if _interface(instance).exists():
+            # The kernel may be faster: it removes the link with the namespace at its other end.
+            subprocess.run(["ip", "link", "delete", instance.interface], check=False, capture_output=True)
+        cgroups.remove(instance.cgroup)
+        shutil.rmtree(instance.state, ignore_errors=True)
+        left = [trace for trace in find(instance) if trace != f"process {os.getpid()}"]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Instance {instance.name} cannot be removed: {', '.join(left)} still there")
+        time.sleep(0.1)
+
+
+def _end(pid: int, deadline: float) -> None:
+    """Kill a process and wait until the kernel has ended it: for a process 1, with everything in its namespace."""
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+        finally:
+            os.close(handle)
+
+
+def _interface(instance: Instance) -> Path:
+    return Path("/sys/class/net") / instance.interface

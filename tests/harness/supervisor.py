@@ -1,0 +1,65 @@
+"""The process that owns a node: starts it in namespaces of its own, and removes every trace when either of them ends.
+
+Its standard input is held by who started it. When that ends before it says KEEP, so does the node.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from harness import cgroups, leftovers
+from harness.commands import PRIVATE
+from harness.instance import Instance
+
+KEEP = b"keep"
+
+
+class _Stop(Exception):
+    """Somebody asked this process to end."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def start_node(instance: Instance) -> subprocess.Popen[bytes]:
+    cgroups.create(instance.cgroup)
+    command = (*PRIVATE[:-1], "--net", "--", sys.executable, "-m", leftovers.PID_ONE, instance.name)
+    # The host's network namespace goes in as standard input: process 1 puts the other end of its link there.
+    with Path("/proc/self/ns/net").open() as host_network:
+        return subprocess.Popen((*command, str(instance.state / "plan.json")), stdin=host_network)
+
+
+def wait_until_ended(node: subprocess.Popen[bytes]) -> None:
+    """Until the node ends, or who started it does without having said KEEP."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(os.pidfd_open(node.pid), selectors.EVENT_READ)
+        selector.register(0, selectors.EVENT_READ)
+        while node.poll() is None:
+            for key, _ in selector.select():
+                if key.fd == 0:
+                    if not os.read(0, len(KEEP)):
+                        return
+                    selector.unregister(0)
+
+
+def main() -> None:
+    instance = Instance(sys.argv[1])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        wait_until_ended(start_node(instance))
+    except _Stop:
+        pass
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        leftovers.remove(instance)
+
+
+if __name__ == "__main__":
+    main()
