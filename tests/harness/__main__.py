@@ -4,11 +4,11 @@ import argparse
 import sys
 
 from harness import leftovers, node, tools
-from harness.commands import CommandFailed
-from harness.instance import BadName, Instance
-from harness.node import Node, NodeFailed
+from harness.commands import CommandError
+from harness.instance import InstanceNameError, Instance
+from harness.node import Node, NodeError
 from harness.progress import say
-from harness.tools import ToolMissing
+from harness.tools import MissingToolError
 
 
 def up(arguments: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def status(arguments: argparse.Namespace) -> None:
     instance = Instance(arguments.name)
     if not node.is_running(instance):
         traces = leftovers.find(instance)
-        raise NodeFailed(
+        raise NodeError(
             f"The node {instance.name} does not run" + "".join(f"\n  left behind: {trace}" for trace in traces)
         )
     running = Node.of(instance)
@@ -66,7 +66,7 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except (BadName, CommandFailed, NodeFailed, ToolMissing, TimeoutError) as error:
+    except (InstanceNameError, CommandError, NodeError, MissingToolError, TimeoutError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

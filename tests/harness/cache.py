@@ -25,7 +25,7 @@ def content_key(*parts: str | bytes) -> str:
 
 
 def files_key(paths: Iterable[Path], root: Path) -> str:
-    """The key of files and folders, by path below `root` and content; what Python compiles beside them does not count."""
+    """The key of files and folders, by path below `root` and content; what Python compiles does not count."""
     parts: list[str | bytes] = []
     for path in paths:
         found = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -17,7 +17,7 @@ class Cluster:
     audit_log: Path
 
     def kubectl(self, *arguments: str | Path, input: str | None = None, timeout: float = 120) -> str:  # noqa: A002
-        """Run kubectl and return what it printed; raises CommandFailed with its message."""
+        """Run kubectl and return what it printed; raises CommandError with its message."""
         program = (self.kubectl_program, f"--kubeconfig={self.kubeconfig}")
         return run(*program, *arguments, input=input, timeout=timeout)
 

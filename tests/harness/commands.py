@@ -5,14 +5,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-# A command behind this prefix has mounts and processes of its own: whatever it leaves ends with it, and it ends with us.
+# A command behind this prefix has mounts and processes of its own: what it leaves ends with it, and it ends with us.
 PRIVATE = (
     "setpriv", "--pdeathsig", "KILL", "--",
     "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
 )  # fmt: skip
 
 
-class CommandFailed(Exception):
+class CommandError(Exception):
     """A program ended with a code other than 0."""
 
     def __init__(self, argv: tuple[str, ...], code: int, output: str) -> None:
@@ -42,5 +42,5 @@ def run(
         check=False,
     )
     if done.returncode:
-        raise CommandFailed(command, done.returncode, done.stdout + done.stderr)
+        raise CommandError(command, done.returncode, done.stdout + done.stderr)
     return done.stdout

@@ -1,4 +1,4 @@
-"""The command lines and configuration files of Kubernetes' parts: pure, given the addresses and folders of one cluster."""
+"""The command lines and configuration files of Kubernetes' parts: pure, given one cluster's addresses and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path

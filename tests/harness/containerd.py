@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import cache_folder, locked
-from harness.commands import PRIVATE, CommandFailed, run
+from harness.commands import PRIVATE, CommandError, run
 from harness.components import CONTAINERD_SOCKET
 from harness.instance import Instance
-from harness.tools import ToolMissing, find_system
+from harness.tools import MissingToolError, find_system
 
 PAUSE_IMAGE = "localhost/pause:dev"
 _CONTENT = Path("io.containerd.content.v1.content") / "blobs" / "sha256"
@@ -48,7 +48,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"{disabled}]
 def configuration(root: Path, cni_configuration: Path, pods: bool) -> str:
     plugin = find_system("ptp")
     if plugin is None:
-        raise ToolMissing("The CNI plugins are missing (Debian: containernetworking-plugins)")
+        raise MissingToolError("The CNI plugins are missing (Debian: containernetworking-plugins)")
     return _CONFIGURATION.format(
         root=root,
         socket=CONTAINERD_SOCKET,
@@ -71,7 +71,7 @@ def store_folder() -> Path:
 
 
 def clone_store(root: Path) -> None:
-    """Give an instance the store's images: layers are shared, since nothing ever writes to them; the databases are its own."""
+    """Give an instance the store's images. It shares the layers, which nobody writes to; the databases are its own."""
     with locked(cache_folder() / "store.lock", shared=True):
         run("cp", "--archive", "--link", store_folder(), root)
         for database in _DATABASES:
@@ -130,7 +130,7 @@ def _send(command: Sequence[str], layout: Path, tag: str, name: str, present: se
         except BrokenPipeError:
             output = process.stdout.read().decode()
     if process.returncode:
-        raise CommandFailed(tuple(command), process.returncode, output)
+        raise CommandError(tuple(command), process.returncode, output)
 
 
 def write_archive(stream: Any, layout: Path, tag: str, name: str, present: Iterable[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What a node instance is called and where it lives: everything follows from its name, so that it can be found by it."""
+"""What a node instance is called and where it lives: all of it follows from its name, so that it can be found."""
 
 import re
 import zlib
@@ -10,19 +10,21 @@ from harness.cache import cache_folder
 _NAME = re.compile(r"[a-z][a-z0-9]{0,10}")
 
 
-class BadName(ValueError):
+class InstanceNameError(ValueError):
     """An instance's name cannot be used."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One node: its network is 10.N.0.0/16, and its name is in its interface, its cgroup, its folder and its processes."""
+    """One node: its network is 10.N.0.0/16; its interface, cgroup, folder and processes bear its name."""
 
     name: str
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise BadName(f"{self.name!r}: an instance's name is 1 to 11 letters and digits, the first one a letter")
+            raise InstanceNameError(
+                f"{self.name!r}: an instance's name is 1 to 11 letters and digits, the first one a letter"
+            )
 
     @property
     def prefix(self) -> str:

@@ -13,7 +13,7 @@ from harness import components, containerd, leftovers, pause_image, supervisor, 
 from harness.cache import REPOSITORY, cache_folder, locked
 from harness.certificates import Authority
 from harness.cluster import Cluster
-from harness.commands import CommandFailed, run
+from harness.commands import CommandError, run
 from harness.instance import Instance
 from harness.pid_one import Component, Plan, answers
 from harness.progress import say, step
@@ -32,7 +32,7 @@ _NODE_TOOLS = (
 _OVERLAID = ("/var/lib", "/var/log")
 
 
-class NodeFailed(Exception):
+class NodeError(Exception):
     """The node did not start; the message carries the last lines of its logs."""
 
 
@@ -83,7 +83,7 @@ def pid_one(instance: Instance) -> int:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("NSpid:") and line.split()[1:] == [str(pid), "1"]:
                 return pid
-    raise NodeFailed(
+    raise NodeError(
         f"Instance {instance.name} does not run; start it with `python -m harness up --name {instance.name}`"
     )
 
@@ -141,8 +141,8 @@ def _started(instance: Instance) -> Iterator[tuple[subprocess.Popen[bytes], Node
             if process is not None:
                 _stop(process)
             leftovers.remove(instance)
-            if isinstance(error, NodeFailed | CommandFailed):
-                raise NodeFailed(f"{error}\n{logs}") from error
+            if isinstance(error, NodeError | CommandError):
+                raise NodeError(f"{error}\n{logs}") from error
             raise
     yield process, node
 
@@ -171,9 +171,9 @@ def wait_ready(node: Node, process: subprocess.Popen[bytes]) -> None:
     authority = str(node.instance.state / "pki" / "ca.crt")
     while not answers(f"{node.instance.server}/readyz", authority):
         if process.poll() is not None:
-            raise NodeFailed("The node ended while it started.")
+            raise NodeError("The node ended while it started.")
         if time.monotonic() > deadline:
-            raise NodeFailed(f"The apiserver was not ready within {_START_S:.0f} s.")
+            raise NodeError(f"The apiserver was not ready within {_START_S:.0f} s.")
         time.sleep(0.1)
     for condition in ("create", "condition=Ready"):
         node.kubectl("wait", f"--for={condition}", f"node/{node.name}", "--timeout=60s")
@@ -266,7 +266,7 @@ def plan(instance: Instance, plane: components.ControlPlane, programs: dict[str,
 
 
 def setup(instance: Instance) -> list[list[str]]:
-    """What process 1 runs first: mounts of its own, and a link to the host's network, which it was given as its input."""
+    """What process 1 runs first: mounts of its own, and a link to the host's network, which is its standard input."""
     host_network = "/proc/1/fd/0"
     on_host = ["nsenter", f"--net={host_network}", "--"]
     mounts = [

@@ -29,7 +29,7 @@ def write_layout(layout: Path, program: Path) -> None:
         "config": {"Entrypoint": ["/pause"], "User": "65532:65532"},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": _blob(layout, "application/vnd.oci.image.config.v1+json", json.dumps(config).encode()),

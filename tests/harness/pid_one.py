@@ -22,10 +22,10 @@ _MOST_ENDS_AT_START = 10
 
 @dataclass(frozen=True)
 class Component:
-    """A program that runs as long as the node; `ready` is the address at which it answers, before the next one starts."""
+    """A program that runs as long as the node; `ready` is where it answers before the next one starts."""
 
     name: str
-    argv: Sequence[str]
+    argv: list[str]
     ready: str = ""
 
 

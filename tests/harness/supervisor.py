@@ -18,7 +18,7 @@ from harness.instance import Instance
 KEEP = b"keep"
 
 
-class _Stop(Exception):
+class _Stop(BaseException):  # noqa: N818 - a request, not a fault
     """Somebody asked this process to end."""
 
 

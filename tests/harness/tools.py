@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cache import cache_folder, content_key, files_key, locked
-from harness.commands import CommandFailed, run
+from harness.commands import CommandError, run
 from harness.progress import say, step
 
 MODULE = Path(__file__).parent / "binaries"
@@ -15,7 +15,7 @@ HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 KUBERNETES = "k8s.io/kubernetes"
 
 
-class ToolMissing(Exception):
+class MissingToolError(Exception):
     """A program is needed that cannot be made here; the message says how to get it."""
 
 
@@ -60,7 +60,7 @@ def kubernetes_version() -> str:
         match line.split():
             case [name, version, *_] if name == KUBERNETES:
                 return version
-    raise ToolMissing(f"{MODULE / 'go.mod'} requires no {KUBERNETES}")
+    raise MissingToolError(f"{MODULE / 'go.mod'} requires no {KUBERNETES}")
 
 
 def tools_folder() -> Path:
@@ -117,9 +117,9 @@ def _stamp(version: str) -> str:
 def find_go() -> str:
     found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
     if found is None:
-        raise ToolMissing(
-            "Go is needed to build Kubernetes' own programs and is not on PATH nor in /usr/local/go/bin: install Go 1.26 "
-            "or newer from https://go.dev/dl (Debian 12's golang package is too old)."
+        raise MissingToolError(
+            "Go is needed to build Kubernetes' own programs and is not on PATH nor in /usr/local/go/bin: "
+            "install Go 1.26 or newer from https://go.dev/dl (Debian 12's golang package is too old)."
         )
     return found
 
@@ -135,9 +135,9 @@ def install_packages(names: Iterable[str] = tuple(DEBIAN)) -> None:
         return
     wanted = " ".join(packages)
     if shutil.which("apt-get") is None:
-        raise ToolMissing(f"This system has no apt-get. Install what Debian calls: {wanted}")
+        raise MissingToolError(f"This system has no apt-get. Install what Debian calls: {wanted}")
     if os.geteuid():
-        raise ToolMissing(
+        raise MissingToolError(
             f"Installing packages needs root: run `sudo apt-get install {wanted}` or start again as root."
         )
     # At runlevel 1 Debian's packages leave their services stopped: the node starts its own containerd.
@@ -146,7 +146,7 @@ def install_packages(names: Iterable[str] = tuple(DEBIAN)) -> None:
     with step(f"Installing Debian packages: {wanted}", "1 min"):
         try:
             run(*command, env=environment)
-        except CommandFailed:
+        except CommandError:
             say("    apt's package lists are old or absent: fetching them")
             run("apt-get", "update")
             run(*command, env=environment)
