@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.cluster import Cluster
-from harness.commands import CommandFailed
+from harness.commands import CommandError
 
 pytestmark = pytest.mark.cluster
 
@@ -161,7 +161,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 def test_what_cannot_work_is_refused_with_words_that_help(
     cluster: Cluster, fields: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(CommandFailed) as refusal:
+    with pytest.raises(CommandError) as refusal:
         create(cluster, fields)
     assert message in refusal.value.output
 
@@ -232,7 +232,7 @@ def test_a_default_fills_an_object_that_was_begun(cluster: Cluster) -> None:
 def test_kubectl_scale_changes_replicas_and_checks_them(cluster: Cluster, name: str) -> None:
     cluster.kubectl("scale", "qvl", name, "--replicas=3")
     assert cluster.get("qvl", name)["spec"]["replicas"] == 3
-    with pytest.raises(CommandFailed, match="should be less than or equal to 1000"):
+    with pytest.raises(CommandError, match="should be less than or equal to 1000"):
         cluster.kubectl("scale", "qvl", name, "--replicas=1001")
 
 
