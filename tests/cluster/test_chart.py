@@ -39,7 +39,7 @@ def set_json(**values: object) -> list[str]:
 
 
 EVERYTHING = set_json(
-    image={"repository": "registry.local:5000/ai/operator", "tag": "1.2.3", "digest": "sha256:" + "0" * 64},
+    image={"reference": "registry.local:5000/ai/operator:1.2.3@sha256:" + "0" * 64, "pullPolicy": "Always"},
     imagePullSecrets=[{"name": "pull"}],
     runtimeImage="registry.local:5000/ai/runtime:1.2.3",
     resyncSeconds=60,
@@ -224,10 +224,10 @@ def test_the_lease_is_the_only_one_that_the_operator_may_touch(cluster: Cluster)
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--set=images.tag=1", "additional properties 'images' not allowed"),
-        ("--set=image.tagg=1", "additional properties 'tagg' not allowed"),
-        ("--set=image.repository=here/operator:1.0", "/image/repository"),
-        ("--set=image.digest=latest", "/image/digest"),
+        ("--set=images.reference=a", "additional properties 'images' not allowed"),
+        ("--set=image.tag=1", "additional properties 'tag' not allowed"),
+        ("--set=image.reference=two words", "/image/reference"),
+        ("--set=image=operator:1", "got string, want object"),
         ("--set=image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("--set=watchNamespaces=team-a", "got string, want array"),
         ("--set=watchNamespaces={Team}", "/watchNamespaces/0"),

@@ -30,8 +30,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "qwenvl.image" -}}
-{{- $tag := default .Chart.AppVersion .Values.image.tag }}
-{{- .Values.image.repository }}:{{ $tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- default (printf "qwenvl-operator:%s" .Chart.AppVersion) .Values.image.reference }}
 {{- end }}
 
 {{- define "qwenvl.runtimeImage" -}}
