@@ -279,7 +279,8 @@ class Rollout(Model):
 
     strategy: RolloutStrategy = RolloutStrategy.AUTO
     """`Surge`: the new pod is warm before an old one ends, which needs a free GPU. `Recreate`: the old pods end first.
-    `Auto`: Surge where a node has room for one more pod, else pods are replaced in place."""
+    `Auto`: Surge where a node has room for one more pod; if none has, one pod after the other is replaced in place, and
+    a single one as by Recreate."""
 
 
 class ResourceRequirements(Model):
@@ -326,7 +327,7 @@ class Runtime(Model):
     """The runtime container."""
 
     image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
-    """Image of the runtime. Empty means the operator's default at the time of the last change of this spec."""
+    """Image of the runtime. Empty means the default that the operator had when it first saw this revision."""
     image_pull_secrets: Annotated[
         list[LocalObjectReference], Field(max_length=8, json_schema_extra=list_map("name"))
     ] = []
