@@ -174,7 +174,8 @@ class Reconciler:
         manifest = {"apiVersion": cr["apiVersion"], "kind": cr["kind"], "metadata": identity, "status": status}
         self._store.put(await self._cluster.apply_status(manifest))
         before, after = find_condition(previous, "Ready"), find_condition(status, "Ready")
-        if (before.get("status"), before.get("reason")) != (after["status"], after["reason"]):
+        # A change on its way to the Deployment controller is no news for a person.
+        if after["reason"] != Reason.APPLYING and _said(before) != _said(after):
             stalled = find_condition(status, "Stalled")["status"] == "True"
             logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], after["reason"], after["message"])
             event = build_event(
@@ -186,3 +187,7 @@ class Reconciler:
                 instance=self._settings.identity,
             )
             await self._cluster.create_event(event)
+
+
+def _said(condition: Status) -> tuple[str | None, str | None]:
+    return condition.get("status"), condition.get("reason")

@@ -15,6 +15,17 @@ from qwenvl_operator.rollout import Strategy
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+
+
+class Readable(yaml.SafeDumper):
+    """Writes a text of several lines as such."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Readable.add_representer(str, _text)
 EXAMPLES = ("h100", "a10x2", "tiny-cpu")
 
 
@@ -29,7 +40,7 @@ def custom_resource(example: str) -> CustomResource:
 def test_an_example_yields_its_children(example: str) -> None:
     cr = custom_resource(example)
     children = desired_children(cr, render(cr, "registry.local/qwenvl-runtime:1"), Strategy.RECREATE)
-    text = yaml.safe_dump_all(children, sort_keys=False, width=120)
+    text = yaml.dump_all(children, Dumper=Readable, sort_keys=False, width=120)
     path = GOLDEN / f"{example}.children.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)

@@ -1,0 +1,334 @@
+"""The whole loop over an API server in memory: what is written, what is said, and what a fault at any call changes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import pytest
+from memory_cluster import Fault, MemoryCluster
+from samples import KEY, NOW, STARTED_AT, cr_manifest, report
+
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.errors import ApiError
+from qwenvl_operator.naming import GATE, REVISION_LABEL, labels
+from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref
+from qwenvl_operator.observed import Store
+from qwenvl_operator.pods import condition
+from qwenvl_operator.reconcile import Reconciler
+from qwenvl_operator.reports import ReportUnreadable
+from qwenvl_operator.settings import Settings
+from qwenvl_operator.status import find_condition
+from qwenvl_runtime.config import WarmupReport
+
+CR = Ref(Kind.CR, *KEY)
+DEPLOYMENT = Ref(Kind.DEPLOYMENT, *KEY)
+POD = Ref(Kind.POD, KEY.namespace, "reports-1")
+SETTINGS = Settings(runtime_image="registry.local/runtime:1", identity="operator-1")
+
+
+class World:
+    """A cluster, an operator, and what the controllers and the kubelet would do."""
+
+    def __init__(self, cluster: MemoryCluster | None = None, settings: Settings = SETTINGS) -> None:
+        self.cluster = cluster or MemoryCluster()
+        self.store = Store()
+        self.reports: dict[str, WarmupReport] = {}
+        self.seconds = itertools.count()
+        self.reconciler = Reconciler(self.store, self.cluster, settings, self, now=lambda: NOW + next(self.seconds))
+        self.cluster.watch(self._see)
+
+    async def read(self, pod: Manifest) -> WarmupReport:
+        if pod["metadata"]["name"] not in self.reports:
+            raise ReportUnreadable("nothing answers.")
+        return self.reports[pod["metadata"]["name"]]
+
+    async def reconcile(self) -> float | None:
+        return await self.reconciler(KEY)
+
+    def apply(self, **spec: Any) -> None:
+        existing = {ref.name: ref for ref in [CR]} if self.cluster.all(Kind.CR) else {}
+        wanted = cr_manifest(**spec)
+        if not existing:
+            wanted["metadata"] = {"name": KEY.name, "namespace": KEY.namespace}
+            self.cluster.write(wanted)
+        else:
+            self.cluster.edit(CR, lambda live: live.update(spec=wanted["spec"]))
+
+    def roll_out(self, **pod_state: Any) -> None:
+        """What the Deployment controller and the kubelet would do: one pod of the newest template, none of others."""
+        deployment = self.cluster.read(DEPLOYMENT)
+        for old in self.cluster.all(Kind.POD):
+            self.cluster.remove(Ref(Kind.POD, KEY.namespace, old["metadata"]["name"]))
+        if deployment["spec"]["replicas"]:
+            self.cluster.write(kubelet_pod(deployment, **pod_state))
+        replicas = deployment["spec"]["replicas"]
+        status = {
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": replicas,
+            "updatedReplicas": replicas,
+        }
+        self.cluster.edit(DEPLOYMENT, lambda live: live.update(status=status))
+
+    def status(self) -> Manifest:
+        found: Manifest = self.cluster.read(CR)["status"]
+        return found
+
+    def ready(self) -> tuple[str, str]:
+        found = find_condition(self.status(), "Ready")
+        return found["status"], found["reason"]
+
+    def resource(self) -> CustomResource:
+        return CustomResource.parse(self.cluster.read(CR))
+
+    def _see(self, event: str, manifest: Manifest) -> None:
+        if Kind.of(manifest) in (CR.kind, *CHILD_KINDS, Kind.POD):
+            (self.store.remove if event == "DELETED" else self.store.put)(manifest)
+
+
+def kubelet_pod(deployment: Manifest, *, container: str = "containerd://one", ready: bool = True) -> Manifest:
+    template = deployment["spec"]["template"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": POD.name,
+            "namespace": KEY.namespace,
+            "labels": {**labels(KEY), REVISION_LABEL: template["metadata"]["labels"][REVISION_LABEL]},
+        },
+        "spec": {**copy.deepcopy(template["spec"]), "nodeName": "node-a"},
+        "status": {
+            "podIP": "10.0.0.9",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "ContainersReady", "status": str(ready), "lastTransitionTime": "2027-01-15T08:00:00Z"},
+            ],
+            "containerStatuses": [
+                {
+                    "name": "runtime",
+                    "containerID": container,
+                    "ready": ready,
+                    "started": True,
+                    "restartCount": 0,
+                    "state": {"running": {"startedAt": "2027-01-15T07:59:00Z"}},
+                }
+            ],
+        },
+    }
+
+
+def become_ready(world: World) -> None:
+    """What the kubelet does when the gate is open."""
+
+    def change(pod: Manifest) -> None:
+        opened = condition(pod, GATE).get("status", "False")
+        others = [item for item in pod["status"]["conditions"] if item["type"] != "Ready"]
+        pod["status"]["conditions"] = [*others, {"type": "Ready", "status": opened}]
+
+    world.cluster.edit(POD, change)
+
+
+async def serve(world: World, **spec: Any) -> None:
+    """From nothing to Ready."""
+    world.apply(**spec)
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource())
+    await world.reconcile()
+    become_ready(world)
+    await world.reconcile()
+
+
+async def test_from_nothing_to_ready() -> None:
+    world = World()
+    world.apply()
+    await world.reconcile()
+    assert [len(world.cluster.all(kind)) for kind in CHILD_KINDS] == [1] * len(CHILD_KINDS)
+    assert world.ready() == ("False", "Applying")
+    world.roll_out(ready=False)
+    await world.reconcile()
+    assert world.ready() == ("False", "WarmingUp")
+    await serve(world)
+    assert world.ready() == ("True", "AllReplicasReady")
+    assert world.status()["warmup"] == {"firstSeconds": "0.300", "steadySeconds": "0.200"}
+    assert world.status()["observedGeneration"] == world.cluster.read(CR)["metadata"]["generation"]
+
+
+async def test_at_rest_nothing_is_asked_and_nothing_is_written() -> None:
+    world = World()
+    await serve(world)
+    world.cluster.forget_calls()
+    for _ in range(3):
+        assert await world.reconcile() is None
+    assert world.cluster.calls == []
+
+
+async def test_a_report_that_cannot_be_read_is_asked_for_again() -> None:
+    world = World()
+    world.apply()
+    await world.reconcile()
+    world.roll_out()
+    assert await world.reconcile() == pytest.approx(2.0)
+    assert world.ready() == ("False", "WaitingForGate")
+    assert condition(world.cluster.read(POD), GATE) == {}
+
+
+async def test_the_gate_closes_at_once_when_the_container_is_another() -> None:
+    world = World()
+    await serve(world)
+
+    def restart(pod: Manifest) -> None:
+        pod["status"]["containerStatuses"][0].update(containerID="containerd://two", ready=False)
+
+    world.cluster.edit(POD, restart)
+    await world.reconcile()
+    assert condition(world.cluster.read(POD), GATE)["status"] == "False"
+    world.cluster.edit(POD, lambda pod: pod["status"]["containerStatuses"][0].update(ready=True))
+    world.reports[POD.name] = report(world.resource(), started_at=STARTED_AT + 30)
+    await world.reconcile()
+    assert condition(world.cluster.read(POD), GATE)["status"] == "True"
+    assert "containerd://two" in condition(world.cluster.read(POD), GATE)["message"]
+
+
+async def test_an_upgrade_of_the_operator_restarts_nothing() -> None:
+    world = World()
+    await serve(world)
+    before = world.cluster.read(DEPLOYMENT)["spec"]["template"]
+    upgraded = World(world.cluster, SETTINGS.model_copy(update={"runtime_image": "registry.local/runtime:2"}))
+    world.cluster.forget_calls()
+    await upgraded.reconcile()
+    assert world.cluster.writes() == []
+    world.apply(engine={"maxNumSeqs": 8})
+    await upgraded.reconcile()
+    after = world.cluster.read(DEPLOYMENT)["spec"]["template"]
+    assert before["spec"]["containers"][0]["image"] == "registry.local/runtime:1"
+    assert after["spec"]["containers"][0]["image"] == "registry.local/runtime:2"
+
+
+async def test_the_configuration_of_the_old_revision_goes_when_its_pods_have_gone() -> None:
+    world = World()
+    await serve(world)
+    world.apply(engine={"maxNumSeqs": 8})
+    await world.reconcile()
+    assert len(world.cluster.all(Kind.CONFIG_MAP)) == 2
+    world.roll_out()
+    await world.reconcile()
+    assert [item["metadata"]["name"] for item in world.cluster.all(Kind.CONFIG_MAP)] == [
+        f"{KEY.name}-{world.resource().revision}"
+    ]
+
+
+async def test_suspend_takes_the_pods_away_and_keeps_the_rest() -> None:
+    world = World()
+    await serve(world)
+    world.apply(suspend=True)
+    await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 0
+    world.roll_out()
+    await world.reconcile()
+    assert world.ready() == ("False", "Suspended")
+    assert [len(world.cluster.all(kind)) for kind in CHILD_KINDS] == [1] * len(CHILD_KINDS)
+
+
+async def test_an_invalid_spec_is_said_and_the_pods_go_on() -> None:
+    world = World()
+    await serve(world)
+    before = world.cluster.read(DEPLOYMENT)
+    world.apply(engine={"extraArgs": ["--port=1"]})
+    await world.reconcile()
+    stalled = find_condition(world.status(), "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
+    assert "--port" in stalled["message"]
+    assert world.cluster.read(DEPLOYMENT) == before
+    assert find_condition(world.status(), "Available")["status"] == "True"
+    world.apply()
+    await world.reconcile()
+    assert world.ready() == ("True", "AllReplicasReady")
+
+
+async def test_somebody_elses_object_is_not_taken_over() -> None:
+    world = World()
+    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": KEY.name, "namespace": KEY.namespace}}
+    world.cluster.write(theirs)
+    world.apply()
+    assert await world.reconcile() == pytest.approx(30.0)
+    assert world.ready() == ("False", "NameTaken")
+    assert "labels" not in world.cluster.read(Ref(Kind.SERVICE, *KEY))["metadata"]
+    world.cluster.remove(Ref(Kind.SERVICE, *KEY))
+    await world.reconcile()
+    assert world.ready() == ("False", "Applying")
+
+
+async def test_a_refused_write_is_said_with_the_call() -> None:
+    world = World()
+    world.apply()
+    refusal = ApiError(403, "Forbidden", "cannot patch services", call="patch services ai/reports")
+    world.cluster.faults[6] = Fault(refusal)
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    stalled = find_condition(world.status(), "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "ApplyRefused")
+    assert "patch services ai/reports" in stalled["message"]
+    world.cluster.faults.clear()
+    await world.reconcile()
+    assert world.ready() == ("False", "Applying")
+
+
+async def test_events_tell_of_transitions_alone() -> None:
+    world = World()
+    await serve(world)
+    await world.reconcile()
+    reasons = [event["reason"] for event in world.cluster.all(Kind.EVENT)]
+    assert sorted(reasons) == ["AllReplicasReady", "WaitingForGate"]
+
+
+async def test_a_deleted_resource_is_left_to_the_garbage_collector() -> None:
+    world = World()
+    await serve(world)
+    world.cluster.edit(CR, lambda cr: cr["metadata"].update(deletionTimestamp="2027-01-15T08:00:00Z"))
+    world.cluster.forget_calls()
+    await world.reconcile()
+    assert world.cluster.calls == []
+    world.cluster.remove(CR)
+    await world.reconcile()
+    assert world.cluster.writes() == []
+    assert [len(world.cluster.all(kind)) for kind in CHILD_KINDS] == [0] * len(CHILD_KINDS)
+
+
+async def clean_run() -> World:
+    world = World()
+    world.apply()
+    await world.reconcile()
+    return world
+
+
+def final_state(world: World) -> dict[Ref, Manifest]:
+    """Every child, less what is counted or drawn."""
+    state = {}
+    for kind in CHILD_KINDS:
+        for item in world.cluster.all(kind):
+            metadata = {key: item["metadata"][key] for key in ("name", "labels", "annotations")}
+            state[Ref(kind, KEY.namespace, item["metadata"]["name"])] = {**item, "metadata": metadata}
+    return {ref: {**item, "metadata": {**item["metadata"], "annotations": {}}} for ref, item in state.items()}
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["lost", "answer-lost"])
+async def test_a_process_that_dies_at_any_call_is_followed_by_one_that_ends_the_work(applied: bool) -> None:
+    clean = await clean_run()
+    expected, calls = final_state(clean), list(clean.cluster.calls)
+    deaths = [k for k, call in enumerate(calls, 1) if not applied or call in clean.cluster.writes()]
+    assert len(deaths) > len(CHILD_KINDS)
+    for k in deaths:
+        world = World()
+        world.apply()
+        world.cluster.faults[k] = Fault(ConnectionResetError("killed"), applied=applied)
+        with pytest.raises(ConnectionResetError):
+            await world.reconcile()
+        world.cluster.faults.clear()
+        successor = World(world.cluster)
+        await successor.reconcile()
+        assert final_state(successor) == expected, f"killed at call {k}"
+        world.cluster.forget_calls()
+        await successor.reconcile()
+        assert world.cluster.calls == [], f"killed at call {k}"
