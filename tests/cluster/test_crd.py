@@ -110,7 +110,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"spec.engine.cudaGraphs": "yes"}, "must be of type boolean"),
     ({"spec.engine.extraArgs": ["--x"] * 65}, "must have at most 64 items"),
     ({"spec.engine.maxModelLen": 4096}, "lower media.maxPixels or raise engine.maxModelLen"),
-    ({"spec.engine.maxModelLen": 1151, "spec.media.maxPixels": 1048576}, "lower media.maxPixels or raise engine.max"),
+    ({"spec.engine.maxModelLen": 1215, "spec.media.maxPixels": 1048576}, "lower media.maxPixels or raise engine.max"),
     # the media
     ({"spec.media.maxImages": -1}, "should be greater than or equal to 0"),
     ({"spec.media.maxPixels": 65535}, "should be greater than or equal to 65536"),
@@ -180,7 +180,7 @@ ACCEPTED: list[dict[str, object]] = [
     {"spec.hardware.tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a10", "effect": "NoSchedule"}]},
     {"spec.hardware.tolerations": [{"key": "k", "effect": "NoExecute", "tolerationSeconds": 300}]},
     {"spec.engine.maxModelLen": 262144, "spec.media.maxPixels": 16777216},
-    {"spec.engine.maxModelLen": 1152, "spec.media.maxPixels": 1048576},
+    {"spec.engine.maxModelLen": 1216, "spec.media.maxPixels": 1048576},
     {"spec.engine.maxModelLen": 256, "spec.media.maxImages": 0},
     {"spec.engine.gpuMemoryUtilization": "1.0"},
     {"spec.media.maxRequestBytes": 65536},

@@ -338,15 +338,19 @@ class Runtime(Model):
     """Where compiled code is kept."""
 
 
+# What the chat template, a short question and its answer take: the runtime's warm-up asks within it.
+TEXT_TOKENS = 192
+
+
 class QwenVLDeploymentSpec(Model):
     """What should run."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.media.maxImages == 0 || self.media.maxPixels / 1024 + 128 <= self.engine.maxModelLen",
-                "a picture of media.maxPixels takes a token per 1024 pixels, and 128 of engine.maxModelLen are for "
-                "text: lower media.maxPixels or raise engine.maxModelLen",
+                f"self.media.maxImages == 0 || self.media.maxPixels / 1024 + {TEXT_TOKENS} <= self.engine.maxModelLen",
+                f"a picture of media.maxPixels takes a token per 1024 pixels, and {TEXT_TOKENS} of engine.maxModelLen "
+                "are for text: lower media.maxPixels or raise engine.maxModelLen",
             ),
             (
                 "self.hardware.accelerator.resource == 'cpu' || !has(self.runtime.resources.limits)"
