@@ -3,10 +3,11 @@
 import argparse
 import sys
 
-from harness import leftovers, node, tools
+from harness import images, leftovers, node, tools
 from harness.commands import CommandError
-from harness.instance import InstanceNameError, Instance
+from harness.instance import Instance, InstanceNameError
 from harness.node import Node, NodeError
+from harness.preflight import PreflightError
 from harness.progress import say
 from harness.tools import MissingToolError
 
@@ -36,6 +37,13 @@ def gpu(arguments: argparse.Namespace) -> None:
     Node.of(Instance(arguments.name)).set_gpus(arguments.count, arguments.resource)
 
 
+def build_images(arguments: argparse.Namespace) -> None:
+    chosen = [image for image in images.IMAGES if not arguments.image or image.name in arguments.image]
+    images.build(*chosen)
+    for image in chosen:
+        print(image.name)
+
+
 def build_tools(_arguments: argparse.Namespace) -> None:
     tools.install_packages()
     for name, path in tools.build().items():
@@ -59,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     gpus.add_argument("--resource", default="nvidia.com/gpu")
     gpus.set_defaults(run=gpu)
     commands.add_parser("tools", help="build or find every program that is needed").set_defaults(run=build_tools)
+    built = commands.add_parser("images", help="build the project's images, where anything in them has changed")
+    built.add_argument("image", nargs="*", choices=[image.name for image in images.IMAGES], metavar="NAME", default=[])
+    built.set_defaults(run=build_images)
     return top
 
 
@@ -66,7 +77,7 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except (InstanceNameError, CommandError, NodeError, MissingToolError, TimeoutError) as error:
+    except (InstanceNameError, CommandError, NodeError, MissingToolError, PreflightError, TimeoutError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

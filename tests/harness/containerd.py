@@ -79,9 +79,10 @@ def clone_store(root: Path) -> None:
             shutil.copy2(store_folder() / database, root / database)
 
 
-def blobs(root: Path) -> set[str]:
+def blobs(root: Path) -> dict[str, Path]:
+    """What lies in the content store of a containerd, by digest."""
     folder = root / _CONTENT
-    return {blob.name for blob in folder.iterdir()} if folder.exists() else set()
+    return {blob.name: blob for blob in folder.iterdir()} if folder.exists() else {}
 
 
 def imported() -> dict[str, str]:
@@ -119,7 +120,7 @@ def import_to_node(enter: Sequence[str], root: Path, layout: Path, tag: str, nam
     _send((*enter, *_IMPORT), layout, tag, name, blobs(root))
 
 
-def _send(command: Sequence[str], layout: Path, tag: str, name: str, present: set[str]) -> None:
+def _send(command: Sequence[str], layout: Path, tag: str, name: str, present: Iterable[str]) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import components, containerd, leftovers, pause_image, supervisor, tools
+from harness import components, containerd, leftovers, pause_image, preflight, supervisor, tools
 from harness.cache import REPOSITORY, cache_folder, locked
 from harness.certificates import Authority
 from harness.cluster import Cluster
@@ -189,6 +189,7 @@ def last_lines(instance: Instance, count: int = 5) -> str:
 
 def prepare(instance: Instance) -> None:
     """Write everything that the instance's programs read."""
+    preflight.check(preflight.NODE, instance)
     tools.install_packages()
     programs = tools.build(_NODE_TOOLS)
     pause_image.ensure()

@@ -18,7 +18,7 @@ from harness.instance import Instance
 KEEP = b"keep"
 
 
-class _Stop(BaseException):  # noqa: N818 - a request, not a fault
+class _Stop(BaseException):
     """Somebody asked this process to end."""
 
 

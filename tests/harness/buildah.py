@@ -1,0 +1,79 @@
+"""Building ordinary Dockerfiles without a Docker engine, in an image storage of our own."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.cache import cache_folder, locked
+from harness.commands import PRIVATE, CommandError, run
+
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_LAYOUT_TAG_SEPARATORS = str.maketrans("/:", "--")
+
+
+def _buildah(*arguments: str | Path, caches: Mapping[str, Path] | None = None) -> str:
+    # In a namespace of its own: an interrupted build leaves no mount and no process, and forgets what it had mounted.
+    storage = cache_folder() / "buildah"
+    with locked(cache_folder() / "buildah.lock"), tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        # Where buildah looks for the folder behind `RUN --mount=type=cache,id=...`.
+        known = Path(scratch) / "buildah-cache"
+        known.mkdir()
+        for identifier, folder in (caches or {}).items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (known / identifier).symlink_to(folder)
+        options = ("--root", storage, "--runroot", f"{scratch}/run", "--storage-driver", "overlay")
+        return run(*PRIVATE, "buildah", *options, *arguments, env={"TMPDIR": scratch})
+
+
+def build(
+    name: str,
+    dockerfile: Path,
+    context: Path,
+    target: str = "",
+    arguments: Mapping[str, str] | None = None,
+) -> None:
+    options = [
+        "--isolation=chroot",
+        "--layers",
+        "--pull=never",
+        "--format=oci",
+        f"--tag={name}",
+        f"--file={dockerfile}",
+    ]
+    options += [f"--target={target}"] if target else []
+    options += [f"--build-arg={key}={value}" for key, value in (arguments or {}).items()]
+    options += [f"--volume={path}:{inside}:ro" for path, inside in _host_settings().items()]
+    _buildah("build", *options, context, caches={"uv": _uv_cache()})
+
+
+def _uv_cache() -> Path:
+    """What uv has downloaded for the host serves the images too."""
+    return Path(os.environ.get("UV_CACHE_DIR") or "~/.cache/uv").expanduser()
+
+
+def _host_settings() -> dict[Path, str]:
+    """What RUN steps see of this machine, and what is in no image: its certificates and its package indexes."""
+    candidates = {
+        Path(os.environ.get("SSL_CERT_FILE") or _CERTIFICATES): _CERTIFICATES,
+        Path("/etc/pip.conf"): "/etc/pip.conf",
+        Path("/etc/uv/uv.toml"): "/etc/uv/uv.toml",
+    }
+    return {path: inside for path, inside in candidates.items() if path.is_file()}
+
+
+def label(name: str, key: str) -> str:
+    """A label of an image; empty when there is no such image or label."""
+    try:
+        found = json.loads(_buildah("inspect", "--type=image", name))
+    except CommandError:
+        return ""
+    return str((found["OCIv1"]["config"].get("Labels") or {}).get(key, ""))
+
+
+def write_layout(name: str, layout: Path) -> str:
+    """Write an image uncompressed into an OCI layout, less the layers that lie there; returns its tag in the layout."""
+    tag = name.translate(_LAYOUT_TAG_SEPARATORS)
+    _buildah("push", "--disable-compression", "--quiet", name, f"oci:{layout}:{tag}")
+    return tag

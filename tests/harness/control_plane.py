@@ -1,0 +1,88 @@
+"""etcd, kube-apiserver and the garbage collector on free ports of the loopback: a cluster without nodes, and without root."""
+
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness import components, tools
+from harness.certificates import Authority
+from harness.cluster import Cluster
+from harness.pid_one import answers
+
+_START_S = 60.0
+# They end with the process that started them, however that ends.
+_TIED = ("setpriv", "--pdeathsig", "KILL", "--")
+# Nothing that acts on a Deployment: tests say themselves what became of it.
+_CONTROLLERS = "garbage-collector-controller,namespace-controller,serviceaccount-controller"
+
+
+class ControlPlaneError(Exception):
+    """The control plane did not start; the message carries the end of its log."""
+
+
+@contextmanager
+def running() -> Iterator[Cluster]:
+    programs = tools.build(["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"])
+    with ExitStack() as stack:
+        # Not by TemporaryDirectory: a process that still writes while it is removed would make that fail.
+        state = Path(tempfile.mkdtemp(prefix="qwenvl-"))
+        stack.callback(shutil.rmtree, state, ignore_errors=True)
+        plane = components.ControlPlane(state, "127.0.0.1", _free_port(), "10.199.0.0/24", has_nodes=False)
+        _write_files(plane)
+        _start(stack, plane, "etcd", components.etcd(plane, programs["etcd"]))
+        server = _start(stack, plane, "apiserver", components.apiserver(plane, programs["kube-apiserver"]))
+        _wait_ready(plane, server)
+        manager = components.controller_manager(plane, programs["kube-controller-manager"])
+        _start(stack, plane, "controller-manager", [*manager, f"--controllers={_CONTROLLERS}"])
+        cluster = Cluster(state / "kubeconfig", programs["kubectl"], plane.audit_log)
+        cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+        yield cluster
+
+
+def _write_files(plane: components.ControlPlane) -> None:
+    authority = Authority.create(plane.pki)
+    authority.issue("apiserver", "/CN=kube-apiserver", ("127.0.0.1",), ("localhost",))
+    authority.issue("admin", "/O=system:masters/CN=admin")
+    authority.issue("controller-manager", "/CN=system:kube-controller-manager")
+    authority.issue_key_pair("accounts")
+    server = _server(plane)
+    (plane.state / "kubeconfig").write_text(authority.kubeconfig("admin", server))
+    (plane.state / "controller-manager.kubeconfig").write_text(authority.kubeconfig("controller-manager", server))
+    (plane.state / "audit-policy.json").write_text(json.dumps(components.AUDIT_POLICY))
+
+
+def _server(plane: components.ControlPlane) -> str:
+    return f"https://{plane.address}:{plane.port}"
+
+
+def _start(stack: ExitStack, plane: components.ControlPlane, name: str, argv: list[str]) -> subprocess.Popen[bytes]:
+    with (plane.state / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen([*_TIED, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+    stack.callback(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _wait_ready(plane: components.ControlPlane, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while not answers(f"{_server(plane)}/readyz", str(plane.pki / "ca.crt")):
+        if server.poll() is not None or time.monotonic() > deadline:
+            logs = [(plane.state / f"{name}.log").read_text().splitlines()[-5:] for name in ("etcd", "apiserver")]
+            raise ControlPlaneError("\n".join(["The apiserver is not ready:", *(line for log in logs for line in log)]))
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
