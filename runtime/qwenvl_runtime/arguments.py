@@ -1,6 +1,6 @@
 """Which engine arguments a user may not add: those that the operator sets itself and those that would open the pod.
 
-The operator checks the CR with it and the runtime its own configuration. Only the standard library may be imported here.
+The operator checks the CR with it, the runtime its own configuration. Only the standard library may be imported here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""What this process is and how far it has come: one object that the life cycle writes and the front reads."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import uuid4
+
+from qwenvl_runtime.config import WarmupReport, WarmupShot
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    WARMING = "warming"
+    SERVING = "serving"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass
+class Boot:
+    revision: str
+    boot_id: str = field(default_factory=lambda: uuid4().hex)
+    pod: str = field(default_factory=socket.gethostname)
+    started_at: float = field(default_factory=time.time)
+    phase: Phase = Phase.LOADING
+    warmed: bool = False
+    """Stays true while draining: the report tells what was done, not what may be asked."""
+    stages: dict[str, float] = field(default_factory=dict)
+    shots: tuple[WarmupShot, ...] = ()
+    reason: str = "the engine is loading the model"
+
+    @property
+    def healthy_once(self) -> bool:
+        return "engine" in self.stages
+
+    def report(self) -> WarmupReport:
+        return WarmupReport(
+            boot_id=self.boot_id,
+            pod=self.pod,
+            revision=self.revision,
+            started_at=self.started_at,
+            complete=self.warmed,
+            shots=self.shots,
+            stages=dict(self.stages),
+            reason=self.reason,
+        )

@@ -1,0 +1,162 @@
+"""One client's connection: a request at a time, each step with a deadline, never more than a little of it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.exchange import Exchange
+from qwenvl_runtime.intake import Intake
+from qwenvl_runtime.request_head import RequestHead
+
+if TYPE_CHECKING:
+    from qwenvl_runtime.front import Front
+
+
+class ClientConnection(asyncio.Protocol):
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._limits = front.limits
+        self._transport: asyncio.Transport
+        self._intake = Intake(front.limits, self._admit)
+        self._exchange: Exchange | None = None
+        self._answering = False
+        self._ending = False
+        self._advancing = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._finish: tuple[bool, bool] | None = None
+        self.deadline = math.inf
+        """When to give up on what the client has to do next, by the front's clock."""
+
+    @property
+    def busy(self) -> bool:
+        return self._exchange is not None or self._intake.begun
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=self._limits.write_bytes)
+        self.deadline = self._front.now() + self._limits.head_seconds
+        self._front.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._front.remove(self)
+
+    def eof_received(self) -> None:
+        # A client that was killed and one that has just finished sending look the same. Both count as gone, so that
+        # the engine never works for nobody; the transport closes itself after this.
+        self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        if not self.busy:
+            self.deadline = self._front.now() + self._limits.head_seconds
+        self._intake.feed(data)
+        if not self._answering:
+            self._advance()
+        elif self._intake.ahead > self._limits.ahead_bytes and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self.deadline = self._front.now() + self._limits.stall_seconds
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self.deadline = math.inf
+        if self._finish is not None:
+            self._exchange_done(*self._finish)
+        elif self._exchange is not None:
+            self._exchange.resume()
+
+    def expire(self) -> None:
+        if self._ending or self._writing_paused:
+            self.abort()
+        elif self.busy:
+            self._refuse(RequestError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The request came too slowly."))
+        else:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        if not self.busy:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._leave()
+        self._transport.abort()
+
+    def _admit(self, head: RequestHead) -> None:
+        self._exchange = Exchange(self._front, self._transport, head, self._exchange_done)
+        self._front.admit(head)
+        if head.body_length != 0:
+            self.deadline = self._front.now() + self._limits.body_seconds
+            if b"expect" in head.headers:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _advance(self) -> None:
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while not self._answering and not self._ending and (request := self._intake.read()):
+                assert self._exchange is not None
+                self._answering = True
+                self.deadline = math.inf
+                self._exchange.start(request.body, request.last)
+        except RequestError as error:
+            self._refuse(error)
+        finally:
+            self._advancing = False
+
+    def _refuse(self, error: RequestError) -> None:
+        exchange = self._exchange or Exchange(self._front, self._transport, None, self._exchange_done)
+        self._exchange = exchange
+        self._answering = True
+        exchange.refuse(error, unread=exchange.head is None or exchange.head.body_length != 0)
+
+    def _exchange_done(self, keep_alive: bool, linger: bool = False) -> None:
+        if self._writing_paused:
+            # The next request must wait until the client has taken this answer.
+            self._finish = (keep_alive, linger)
+            return
+        self._finish = None
+        self._exchange = None
+        self._answering = False
+        if keep_alive:
+            begun = self._intake.begun
+            self.deadline = self._front.now() + (self._limits.head_seconds if begun else self._limits.idle_seconds)
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+            self._advance()
+        else:
+            self._end(linger)
+        self._front.settle()
+
+    def _end(self, linger: bool) -> None:
+        """Close after what was written has gone out; `linger`: let the client go on sending until it has read it."""
+        self._ending = True
+        self._intake.clear()
+        if linger:
+            self.deadline = self._front.now() + self._limits.linger_seconds
+            self._transport.write_eof()
+        else:
+            self.deadline = self._front.now() + self._limits.stall_seconds
+            self._transport.close()
+
+    def _leave(self) -> None:
+        """The client is gone."""
+        self._ending = True
+        self._intake.clear()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self._finish is None:
+            exchange.cancel()

@@ -1,0 +1,127 @@
+"""One request and its answer, whether the engine gives it or the front itself."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from qwenvl_runtime import request_id
+from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.pages import Page
+from qwenvl_runtime.request_head import RequestHead, build_request
+from qwenvl_runtime.response_head import ResponseHead, status_line
+from qwenvl_runtime.routes import ROUTES
+from qwenvl_runtime.upstream import Call
+
+if TYPE_CHECKING:
+    from qwenvl_runtime.front import Front
+
+_ID_HEADER = request_id.HEADER.lower().encode()
+_CLIENT_LEFT = 499
+
+
+class Done(Protocol):
+    def __call__(self, keep_alive: bool, linger: bool = False) -> None: ...
+
+
+class Exchange:
+    """`head` is None when the request was too malformed to have one. `done` is called once, after the last byte."""
+
+    def __init__(self, front: Front, transport: asyncio.Transport, head: RequestHead | None, done: Done) -> None:
+        self._front = front
+        self._transport = transport
+        self.head = head
+        self._done = done
+        self.request_id = request_id.choose_request_id(head.headers.get(_ID_HEADER) if head else None)
+        self.began = front.now()
+        self._keep_alive = head is not None and head.keep_alive
+        self._call: Call | None = None
+        self._local: asyncio.Task[Page] | None = None
+        self._status = 0
+        self.received = 0
+        self.sent = 0
+
+    def start(self, body: bytes, last: bool) -> None:
+        """The request is whole. `last`: no further one can be read from this connection."""
+        assert self.head is not None
+        self._keep_alive = self._keep_alive and not last
+        self.received = len(body)
+        if ROUTES[self.head.path].relayed:
+            decode = self.head.version == "1.0"
+            self._call = Call(self._front.pool, build_request(self.head, self.request_id, body), self, decode)
+        else:
+            self._local = asyncio.create_task(self._front.pages.build(self.head.path))
+            self._local.add_done_callback(self._answered_locally)
+
+    def refuse(self, error: RequestError, unread: bool) -> None:
+        """`unread`: the request's body has not been read, and never will be."""
+        self._keep_alive = self._keep_alive and not unread
+        self._write_answer(Page(error.status, error.body(), headers=error.headers))
+        self._end(linger=unread)
+
+    def cancel(self) -> None:
+        """The client left."""
+        if self._call is not None:
+            self._call.cancel()
+        if self._local is not None:
+            self._local.cancel()
+        self._front.record(self, self._status or _CLIENT_LEFT, "client left")
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
+
+    def answer_begun(self, head: ResponseHead, data: bytes) -> None:
+        assert self.head is not None
+        if self.head.version == "1.0" and head.body_length is None:
+            self._keep_alive = False
+        self._write(head.status, head.headers, data)
+
+    def answer_continued(self, data: bytes) -> None:
+        self.sent += len(data)
+        self._transport.write(data)
+
+    def answer_ended(self) -> None:
+        self._call = None
+        self._end()
+
+    def answer_failed(self, reached: bool) -> None:
+        self._call = None
+        if self._status:
+            # The client must see that its answer is not whole: no last chunk, no second status.
+            self._front.record(self, self._status, "engine broke off")
+            self._done(keep_alive=False)
+        elif reached:
+            message = "The engine broke off before it answered."
+            self.refuse(RequestError(HTTPStatus.BAD_GATEWAY, "engine_broke_off", message), unread=False)
+        else:
+            self.refuse(self._front.build_unavailable("The engine cannot be reached."), unread=False)
+
+    def _answered_locally(self, task: asyncio.Task[Page]) -> None:
+        if not task.cancelled():
+            self._local = None
+            self._write_answer(task.result())
+            self._end()
+
+    def _write_answer(self, answer: Page) -> None:
+        lines = [f"content-type: {answer.content_type}\r\ncontent-length: {len(answer.body)}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in (*answer.headers, ("date", self._front.format_date()))]
+        bodiless = self.head is not None and self.head.method == "HEAD"
+        self._write(answer.status, "".join(lines).encode(), b"" if bodiless else answer.body)
+
+    def _write(self, status: int, headers: bytes, data: bytes) -> None:
+        self._status = status
+        self.sent += len(data)
+        self._keep_alive = self._keep_alive and not self._front.draining
+        own = f"{request_id.HEADER}: {self.request_id}\r\n".encode() + self._front.identity
+        end = b"connection: keep-alive\r\n\r\n" if self._keep_alive else b"connection: close\r\n\r\n"
+        self._transport.write(b"".join((status_line(status), headers, own, end, data)))
+
+    def _end(self, linger: bool = False) -> None:
+        self._front.record(self, self._status, "answered")
+        self._done(self._keep_alive, linger)

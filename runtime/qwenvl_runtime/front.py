@@ -1,0 +1,149 @@
+"""The pod's HTTP server: its listener, its connections and their deadlines, who may ask now, what is logged of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import socket
+import time
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from pathlib import Path
+
+from qwenvl_runtime.boot import Boot, Phase
+from qwenvl_runtime.config import BOOT_ID_HEADER, REVISION_HEADER
+from qwenvl_runtime.connection import ClientConnection
+from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.exchange import Exchange
+from qwenvl_runtime.limits import Limits
+from qwenvl_runtime.logs import write_line
+from qwenvl_runtime.metrics import Metrics
+from qwenvl_runtime.pages import Pages
+from qwenvl_runtime.request_head import RequestHead
+from qwenvl_runtime.routes import ROUTES, check_request
+from qwenvl_runtime.upstream import Pool
+
+WARMUP_HEADER = "X-QwenVL-Warmup"
+_BACKLOG = 1024
+
+
+class Front:
+    def __init__(self, boot: Boot, engine_socket: Path, limits: Limits) -> None:
+        self.limits = limits
+        self.pool = Pool(engine_socket)
+        self.draining = False
+        """Every answer asks its client to come back on another connection."""
+        self.identity = f"{REVISION_HEADER}: {boot.revision}\r\n{BOOT_ID_HEADER}: {boot.boot_id}\r\n".encode()
+        self.warmup_token = secrets.token_urlsafe(32)
+        self._boot = boot
+        self._connections: set[ClientConnection] = set()
+        self._settled: asyncio.Event = asyncio.Event()
+        self._metrics = Metrics(boot, self.count_busy)
+        self.pages = Pages(boot, engine_socket, self._metrics)
+        self._server: asyncio.Server
+        self._sweeper: asyncio.Task[None]
+
+    # Life
+
+    async def open(self, port: int) -> int:
+        """Listen on every address of the pod, IPv6 too where there is any. Returns the port, for those who gave 0."""
+        loop = asyncio.get_running_loop()
+        self.now = loop.time
+        listener = _bind(port)
+        self._server = await loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=_BACKLOG)
+        self._sweeper = asyncio.create_task(self._sweep())
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    def close_listener(self) -> None:
+        self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    async def wait_idle(self) -> None:
+        """Until no request is being read or answered."""
+        while self.count_busy():
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def close(self) -> None:
+        """Cut whatever is left."""
+        self._sweeper.cancel()
+        self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        self.pool.close()
+
+    async def _sweep(self) -> None:
+        limits = self.limits
+        shortest = min(limits.head_seconds, limits.body_seconds, limits.stall_seconds, limits.linger_seconds)
+        while True:
+            await asyncio.sleep(min(1.0, shortest / 4))
+            now = self.now()
+            for connection in [each for each in self._connections if each.deadline < now]:
+                connection.expire()
+
+    # What connections ask
+
+    def add(self, connection: ClientConnection) -> None:
+        self._connections.add(connection)
+        if len(self._connections) > self.limits.connections:
+            connection.abort()
+
+    def remove(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        self.settle()
+
+    def settle(self) -> None:
+        self._settled.set()
+
+    def count_busy(self) -> int:
+        return sum(connection.busy for connection in self._connections)
+
+    def admit(self, head: RequestHead) -> None:
+        """Raises RequestError for what will not be answered, before its body is read."""
+        route = check_request(head, self.limits)
+        if route.relayed and not self._may_ask(head):
+            raise self.build_unavailable(f"The model is not ready: {self._boot.phase}.")
+
+    def build_unavailable(self, message: str) -> RequestError:
+        return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", message, (("Retry-After", "5"),))
+
+    def format_date(self) -> str:
+        return formatdate(time.time(), usegmt=True)
+
+    def record(self, exchange: Exchange, status: int, outcome: str) -> None:
+        """Count and log an answered request; of what was asked only the route shows."""
+        head = exchange.head
+        path = head.path if head is not None and head.path in ROUTES else ""
+        self._metrics.count(path or "other", status)
+        if path and not ROUTES[path].relayed:
+            return  # probes and scrapes, every few seconds
+        write_line(
+            "access",
+            "info",
+            outcome,
+            request_id=exchange.request_id,
+            method=head.method if head is not None else "",
+            route=path or "other",
+            status=status,
+            bytes_in=exchange.received,
+            bytes_out=exchange.sent,
+            seconds=round(self.now() - exchange.began, 6),
+            revision=self._boot.revision,
+        )
+
+    def _may_ask(self, head: RequestHead) -> bool:
+        if self._boot.warmed:
+            return self._boot.phase in (Phase.SERVING, Phase.DRAINING)
+        token = head.headers.get(WARMUP_HEADER.lower().encode(), b"")
+        return self._boot.phase is Phase.WARMING and hmac.compare_digest(token, self.warmup_token.encode())
+
+
+def _bind(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        with suppress(OSError):
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return socket.create_server(("", port), backlog=_BACKLOG)

@@ -1,0 +1,41 @@
+"""JSON lines on standard output: one object per log record, per answered request and per line of the engine."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    handler = logging.Handler()
+    handler.emit = _emit_record  # type: ignore[method-assign]
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # asyncio logs whole tracebacks of broken connections, whose local values nobody has vetted.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def write_line(source: str, level: str, message: str, **fields: Any) -> None:
+    """One line; `fields` must never hold a request's content."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "level": level, "source": source, "message": message, **fields}
+    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
+
+
+def _emit_record(record: logging.LogRecord) -> None:
+    fields: dict[str, Any] = {"logger": record.name}
+    if record.exc_info and record.exc_info[0]:
+        fields["exception"] = record.exc_info[0].__name__
+        fields["where"] = _find_place(record.exc_info[2])
+    write_line("runtime", record.levelname.lower(), record.getMessage(), **fields)
+
+
+def _find_place(traceback: Any) -> str:
+    """File and line of the innermost frame: an exception's own text might quote a request."""
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback is not None else ""

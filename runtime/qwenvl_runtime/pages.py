@@ -1,0 +1,64 @@
+"""What the front answers itself: probes, the warm-up report and the page of metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import orjson
+
+from qwenvl_runtime.boot import Boot, Phase
+from qwenvl_runtime.client import Answer, fetch
+from qwenvl_runtime.metrics import CONTENT_TYPE, Metrics
+
+_ENGINE_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Pages:
+    def __init__(self, boot: Boot, engine_socket: Path, metrics: Metrics) -> None:
+        self._boot = boot
+        self._engine_socket = engine_socket
+        self._metrics = metrics
+
+    async def build(self, path: str) -> Page:
+        match path:
+            case "/readyz":
+                return self._report_phase(self._boot.phase is Phase.SERVING)
+            case "/healthz":
+                return self._report_phase(await self._is_engine_healthy())
+            case "/warmup":
+                return Page(HTTPStatus.OK, self._boot.report().model_dump_json().encode())
+            case _:
+                return Page(HTTPStatus.OK, await self._collect_metrics(), CONTENT_TYPE)
+
+    def _report_phase(self, good: bool) -> Page:
+        status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+        return Page(status, orjson.dumps({"phase": self._boot.phase, "reason": self._boot.reason}))
+
+    async def _is_engine_healthy(self) -> bool:
+        if self._boot.phase in (Phase.LOADING, Phase.FAILED):
+            return False
+        answer = await self._ask_engine("/health")
+        return answer is not None and answer.status == HTTPStatus.OK
+
+    async def _collect_metrics(self) -> bytes:
+        answer = await self._ask_engine("/metrics")
+        engines = answer.body if answer is not None and answer.status == HTTPStatus.OK else b""
+        return engines + self._metrics.render()
+
+    async def _ask_engine(self, path: str) -> Answer | None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_ENGINE_PATIENCE):
+                return await fetch(self._engine_socket, "GET", path)
+        return None

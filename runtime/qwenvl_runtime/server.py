@@ -1,0 +1,199 @@
+"""The life of the process: start the engine, warm it up, serve, drain; what ends it, and with which exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+from itertools import chain, repeat
+from pathlib import Path
+
+from qwenvl_runtime.boot import Boot, Phase
+from qwenvl_runtime.client import fetch
+from qwenvl_runtime.config import CACHE_DIRECTORY, SCRATCH_DIRECTORY, RuntimeConfig
+from qwenvl_runtime.engine import Engine, build_arguments, build_environment, reap_orphans
+from qwenvl_runtime.engine_logs import EngineLog
+from qwenvl_runtime.front import Front
+from qwenvl_runtime.limits import Limits
+from qwenvl_runtime.warmup import Ask, Shot, WarmupError, ask_port, fire, prepare_shots
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 2.0
+_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
+_CANCEL_SECONDS = 4.0
+_FLUSH_SECONDS = 1.0
+
+
+class ExitCode(IntEnum):
+    STOPPED = 0
+    BAD_CONFIG = 2
+    ENGINE_DIED = 10
+    LOAD_TIMEOUT = 11
+    WARMUP_FAILED = 12
+
+
+@dataclass(frozen=True)
+class Ending:
+    code: ExitCode
+    message: str
+
+
+class Server:
+    def __init__(self, config: RuntimeConfig, port: int, limits: Limits) -> None:
+        self._config = config
+        self._port = port
+        self._boot = Boot(config.revision)
+        self._scratch = Path(tempfile.mkdtemp(prefix="qwenvl-", dir=SCRATCH_DIRECTORY))
+        self._socket = self._scratch / "engine.sock"
+        self._engine_log = EngineLog()
+        self._front = Front(self._boot, self._socket, limits)
+        cache = Path(CACHE_DIRECTORY) if os.access(CACHE_DIRECTORY, os.W_OK) else self._scratch / "cache"
+        self._engine = Engine(
+            build_arguments(config, self._socket),
+            build_environment(config, os.environ, cache, self._scratch),
+            self._engine_log.relay,
+        )
+        self._stop = asyncio.Event()
+
+    async def run(self) -> Ending:
+        """From the engine's start to the end of everything, whatever ends it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        port = await self._front.open(self._port)
+        try:
+            await self._engine.start()
+            try:
+                return await self._live(port)
+            finally:
+                await self._engine.kill()
+        finally:
+            await self._front.close()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def _live(self, port: int) -> Ending:
+        boot_logged = {"boot_id": self._boot.boot_id, "revision": self._boot.revision, "port": port}
+        logger.info("starting the engine: %s", boot_logged)
+        serving = asyncio.create_task(self._serve(port))
+        stop = asyncio.create_task(self._stop.wait())
+        death = asyncio.create_task(self._engine.wait())
+        try:
+            await asyncio.wait({serving, stop, death}, return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
+                return await self._mourn(death.result())
+            if serving.done():
+                self._boot.phase = Phase.FAILED
+                return serving.result()
+            return await self._drain(death)
+        finally:
+            for task in (serving, stop, death):
+                task.cancel()
+
+    async def _serve(self, port: int) -> Ending:
+        """Become ready and stay so; returns what went wrong."""
+        began = time.monotonic()
+        drawing = asyncio.create_task(asyncio.to_thread(prepare_shots, self._config))
+        try:
+            async with asyncio.timeout(self._config.startup_budget):
+                await self._wait_healthy()
+        except TimeoutError:
+            budget = self._config.startup_budget
+            return Ending(ExitCode.LOAD_TIMEOUT, f"the engine did not load within startup.budget ({budget:g} s)")
+        self._boot.stages["engine"] = time.monotonic() - began
+        logger.info("the engine is healthy after %.1f s", self._boot.stages["engine"])
+        try:
+            async with asyncio.timeout(self._config.warmup.budget):
+                await self._warm_up(await drawing, ask_port(port, self._front.warmup_token))
+        except TimeoutError:
+            budget = self._config.warmup.budget
+            message = f"the warm-up was not done within warmup.budget ({budget:g} s): {self._boot.reason}"
+            return Ending(ExitCode.WARMUP_FAILED, message)
+        return await self._watch()
+
+    async def _wait_healthy(self) -> None:
+        # Nothing tells when the engine starts to listen, so it is asked, cheaply and often.
+        while True:
+            if await self._is_healthy():
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _is_healthy(self) -> bool:
+        with suppress(OSError):
+            return (await fetch(self._socket, "GET", "/health")).status == HTTPStatus.OK
+        return False
+
+    async def _warm_up(self, shots: list[Shot], ask: Ask) -> None:
+        boot = self._boot
+        boot.phase = Phase.WARMING
+        began = time.monotonic()
+        failure = ""
+        for pause in chain(_RETRY_SECONDS, repeat(_RETRY_SECONDS[-1])):
+            try:
+                boot.shots = ()
+                for shot in shots:
+                    boot.reason = f"the warm-up asks `{shot.name}`{failure}"
+                    boot.shots += (await fire(shot, ask),)
+                break
+            except (WarmupError, OSError) as error:
+                boot.reason = str(error)
+                failure = f", once more because {error}"
+                logger.warning("the warm-up failed and will be tried again: %s", error)
+                await asyncio.sleep(pause)
+        boot.stages["warmup"] = time.monotonic() - began
+        self._engine_log.guarded = True
+        boot.reason = ""
+        boot.warmed = True
+        boot.phase = Phase.SERVING
+        logger.info("ready: the warm-up took %.1f s", boot.stages["warmup"])
+
+    async def _watch(self) -> Ending:
+        """An API server may outlive its engine, refusing connections or its own health: that is a death too."""
+        sick = 0
+        while sick < 3:
+            await asyncio.sleep(_WATCH_SECONDS)
+            reap_orphans(self._engine.pid)
+            sick = 0 if await self._is_healthy() else sick + 1
+        return Ending(ExitCode.ENGINE_DIED, "the engine says that it is dead, or takes no connections any more")
+
+    async def _mourn(self, code: int) -> Ending:
+        """The engine is gone: let its clients read that, then end."""
+        phase, self._boot.phase = self._boot.phase, Phase.FAILED
+        await self._engine.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._front.wait_idle()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        cause = self._engine_log.find_cause()
+        return Ending(ExitCode.ENGINE_DIED, f"the engine {how} while {phase}" + (f": {cause}" if cause else ""))
+
+    async def _drain(self, death: asyncio.Task[int]) -> Ending:
+        drain = self._config.drain
+        warmed, self._boot.phase = self._boot.warmed, Phase.DRAINING
+        self._boot.reason = "the pod is being stopped"
+        if not warmed:
+            logger.info("stopping before anything was served")
+            await self._engine.cancel(min(_CANCEL_SECONDS, drain.engine_stop))
+            return Ending(ExitCode.STOPPED, "stopped before it was ready")
+        logger.info("draining: %d requests are running", self._front.count_busy())
+        self._front.draining = True
+        await asyncio.wait({death}, timeout=drain.propagation)
+        self._front.close_listener()
+        idle = asyncio.create_task(self._front.wait_idle())
+        await asyncio.wait({idle, death}, timeout=drain.longest_request, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        if death.done():
+            return await self._mourn(death.result())
+        cut = self._front.count_busy()
+        await self._front.close()
+        await self._engine.stop(drain.engine_stop)
+        return Ending(ExitCode.STOPPED, f"stopped; requests that ran too long and were cut: {cut}")

@@ -1,0 +1,230 @@
+"""The way to the engine: a pool of connections on its unix socket, and one call on one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import httptools
+
+from qwenvl_runtime.response_head import DecodingReader, ResponseHead, ResponseReader
+
+_IDLE_LIMIT = 128
+_HEAD_LIMIT = 1 << 16
+_HEAD_END = b"\r\n\r\n"
+
+
+class Listener(Protocol):
+    """Who gets the answer of a call."""
+
+    def answer_begun(self, head: ResponseHead, data: bytes) -> None: ...
+    def answer_continued(self, data: bytes) -> None: ...
+    def answer_ended(self) -> None: ...
+    def answer_failed(self, reached: bool) -> None:
+        """The engine could not be reached, or (`reached`) broke off."""
+
+
+class Pool:
+    """Idle connections, youngest first: the one that was used last is the least likely to be stale."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._idle: deque[EngineConnection] = deque()
+
+    def take(self) -> EngineConnection | None:
+        return self._idle.pop() if self._idle else None
+
+    async def connect(self) -> EngineConnection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_unix_connection(lambda: EngineConnection(self), str(self._socket))
+        return connection
+
+    def give_back(self, connection: EngineConnection) -> None:
+        if len(self._idle) < _IDLE_LIMIT:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: EngineConnection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Call:
+    """One request to the engine. Asked once more when a pooled connection turns out to be stale, never otherwise."""
+
+    def __init__(self, pool: Pool, request: bytes, listener: Listener, decode: bool = False) -> None:
+        self._pool = pool
+        self._request = request
+        self._listener = listener
+        self._reader_type = DecodingReader if decode else ResponseReader
+        self._cancelled = False
+        self._pooled = False
+        self._connecting: asyncio.Task[EngineConnection] | None = None
+        self._connection = pool.take()
+        if self._connection is not None:
+            self._pooled = True
+            self._connection.send(request, self._reader_type, listener, self._break)
+        else:
+            self._connect()
+
+    def cancel(self) -> None:
+        """Nobody listens any more: closing the connection makes the engine abort the request."""
+        self._cancelled = True
+        if self._connection is not None:
+            self._connection.abort()
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def _connect(self) -> None:
+        self._connecting = asyncio.create_task(self._pool.connect())
+        self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[EngineConnection]) -> None:
+        if task.cancelled() or isinstance(task.exception(), OSError):
+            if not self._cancelled:
+                self._listener.answer_failed(reached=False)
+            return
+        self._connection = task.result()
+        if self._cancelled:
+            self._connection.abort()
+        else:
+            self._connection.send(self._request, self._reader_type, self._listener, self._break)
+
+    def _break(self, silent: bool) -> None:
+        """The connection is gone; `silent`: before a single byte of the answer."""
+        if self._cancelled:
+            return
+        if self._pooled and silent:
+            self._pooled = False
+            self._connection = None
+            self._connect()
+        else:
+            self._listener.answer_failed(reached=True)
+
+
+class EngineConnection(asyncio.Protocol):
+    """Carries one call at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport
+        self._listener: Listener | None = None
+        self._broken: Callable[[bool], None]
+        self._reader_type: type[ResponseReader]
+        self._reader: ResponseReader | None = None
+        self._buffer = b""
+        self._left = 0
+        self._paused = False
+
+    def send(
+        self,
+        request: bytes,
+        reader_type: type[ResponseReader],
+        listener: Listener,
+        broken: Callable[[bool], None],
+    ) -> None:
+        self._listener, self._broken, self._reader_type = listener, broken, reader_type
+        self._transport.write(request)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.forget(self)
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        reader = self._reader
+        ends_with_connection = reader is not None and reader.head.body_length is None and not reader.head.chunked
+        if ends_with_connection and exc is None:
+            listener.answer_ended()
+        else:
+            self._broken(reader is None and not self._buffer)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is None:
+            self._transport.abort()
+            return
+        try:
+            if self._reader is None:
+                self._read_head(data)
+            else:
+                self._read_body(data, self._listener.answer_continued)
+        except (httptools.HttpParserError, ValueError):
+            self._transport.abort()
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._listener = None
+        self._transport.abort()
+
+    def _read_head(self, data: bytes) -> None:
+        assert self._listener is not None
+        self._buffer += data
+        end = self._buffer.find(_HEAD_END)
+        if end < 0:
+            if len(self._buffer) > _HEAD_LIMIT:
+                self._transport.abort()
+            return
+        end += len(_HEAD_END)
+        reader = self._reader = self._reader_type(self._buffer[:end])
+        rest, self._buffer = self._buffer[end:], b""
+        self._left = reader.head.body_length or 0
+        listener = self._listener
+        self._read_body(rest, lambda body: listener.answer_begun(reader.head, body))
+
+    def _read_body(self, data: bytes, deliver: Callable[[bytes], None]) -> None:
+        reader = self._reader
+        assert reader is not None
+        if reader.head.chunked:
+            reader.feed_body(data)
+            ended = reader.complete
+            if isinstance(reader, DecodingReader):
+                data = b"".join(reader.body)
+                reader.body.clear()
+        else:
+            self._left -= len(data)
+            ended = self._left == 0 and reader.head.body_length is not None
+            if self._left < 0 and reader.head.body_length is not None:
+                raise ValueError("more bytes than the answer was said to have")
+        deliver(data)
+        if ended and self._listener is not None:
+            self._end(reader)
+
+    def _end(self, reader: ResponseReader) -> None:
+        listener, self._listener, self._reader = self._listener, None, None
+        assert listener is not None
+        # The client may be slow to take the last bytes; the next call on this connection has another client.
+        self.resume()
+        if reader.head.keep_alive:
+            self._pool.give_back(self)
+        else:
+            self._transport.close()
+        listener.answer_ended()
