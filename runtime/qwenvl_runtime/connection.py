@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qwenvl_runtime.errors import RequestError
 from qwenvl_runtime.exchange import Exchange
@@ -36,10 +36,15 @@ class ClientConnection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._exchange is not None or self._intake.begun
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether the engine works for this client, or soon will."""
+        return self._exchange is not None and self._exchange.relayed
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self._limits.write_bytes)
+        # uvloop's transports do what asyncio's do without being of their class.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._limits.write_bytes)
         self.deadline = self._front.now() + self._limits.head_seconds
         self._front.add(self)
 

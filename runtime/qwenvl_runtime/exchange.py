@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,7 +35,7 @@ class Exchange:
         self.head = head
         self._done = done
         self.request_id = request_id.choose_request_id(head.headers.get(_ID_HEADER) if head else None)
-        self.began = front.now()
+        self.began = time.monotonic()
         self._keep_alive = head is not None and head.keep_alive
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
@@ -42,12 +43,16 @@ class Exchange:
         self.received = 0
         self.sent = 0
 
+    @property
+    def relayed(self) -> bool:
+        return self.head is not None and self.head.path in ROUTES and ROUTES[self.head.path].relayed
+
     def start(self, body: bytes, last: bool) -> None:
         """The request is whole. `last`: no further one can be read from this connection."""
         assert self.head is not None
         self._keep_alive = self._keep_alive and not last
         self.received = len(body)
-        if ROUTES[self.head.path].relayed:
+        if self.relayed:
             decode = self.head.version == "1.0"
             self._call = Call(self._front.pool, build_request(self.head, self.request_id, body), self, decode)
         else:

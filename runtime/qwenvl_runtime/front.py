@@ -40,7 +40,7 @@ class Front:
         self._boot = boot
         self._connections: set[ClientConnection] = set()
         self._settled: asyncio.Event = asyncio.Event()
-        self._metrics = Metrics(boot, self.count_busy)
+        self._metrics = Metrics(boot, self.count_in_flight)
         self.pages = Pages(boot, engine_socket, self._metrics)
         self._server: asyncio.Server
         self._sweeper: asyncio.Task[None]
@@ -102,6 +102,9 @@ class Front:
     def count_busy(self) -> int:
         return sum(connection.busy for connection in self._connections)
 
+    def count_in_flight(self) -> int:
+        return sum(connection.in_flight for connection in self._connections)
+
     def admit(self, head: RequestHead) -> None:
         """Raises RequestError for what will not be answered, before its body is read."""
         route = check_request(head, self.limits)
@@ -131,7 +134,7 @@ class Front:
             status=status,
             bytes_in=exchange.received,
             bytes_out=exchange.sent,
-            seconds=round(self.now() - exchange.began, 6),
+            seconds=round(time.monotonic() - exchange.began, 6),
             revision=self._boot.revision,
         )
 

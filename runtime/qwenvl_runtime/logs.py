@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from datetime import UTC, datetime
@@ -14,8 +15,11 @@ def set_up_logging(level: int = logging.INFO) -> None:
     handler = logging.Handler()
     handler.emit = _emit_record  # type: ignore[method-assign]
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # asyncio logs whole tracebacks of broken connections, whose local values nobody has vetted.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """In place of asyncio's own handler, which prints tasks with the text of their exceptions."""
+    logging.getLogger("asyncio").error("%s", context["message"], exc_info=context.get("exception"))
 
 
 def write_line(source: str, level: str, message: str, **fields: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from qwenvl_runtime.boot import Boot
@@ -20,6 +20,7 @@ class Metrics:
         self._boot = boot
         self._in_flight = in_flight
         self._registry = CollectorRegistry()
+        disable_created_metrics()
         self._requests = Counter(
             f"{PREFIX}_requests",
             "Requests answered, by route and class of status; 499 stands for clients that left before their answer.",
@@ -40,7 +41,7 @@ class Metrics:
         info.add_metric((boot.revision, boot.boot_id), 1)
         yield info
         yield GaugeMetricFamily(f"{PREFIX}_start_time_seconds", "Unix time of the start.", boot.started_at)
-        yield GaugeMetricFamily(f"{PREFIX}_in_flight_requests", "Requests being read or answered.", self._in_flight())
+        yield GaugeMetricFamily(f"{PREFIX}_in_flight_requests", "Requests to the model under way.", self._in_flight())
         phase = GaugeMetricFamily(f"{PREFIX}_phase", "1 for the phase that the process is in.", labels=("phase",))
         for known in type(boot.phase):
             phase.add_metric((known,), known is boot.phase)

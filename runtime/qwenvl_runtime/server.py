@@ -23,6 +23,7 @@ from qwenvl_runtime.engine import Engine, build_arguments, build_environment, re
 from qwenvl_runtime.engine_logs import EngineLog
 from qwenvl_runtime.front import Front
 from qwenvl_runtime.limits import Limits
+from qwenvl_runtime.logs import log_loop_error, write_line
 from qwenvl_runtime.warmup import Ask, Shot, WarmupError, ask_port, fire, prepare_shots
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Server:
     async def run(self) -> Ending:
         """From the engine's start to the end of everything, whatever ends it."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         port = await self._front.open(self._port)
@@ -82,8 +84,8 @@ class Server:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def _live(self, port: int) -> Ending:
-        boot_logged = {"boot_id": self._boot.boot_id, "revision": self._boot.revision, "port": port}
-        logger.info("starting the engine: %s", boot_logged)
+        boot = self._boot
+        write_line("runtime", "info", "loading", boot_id=boot.boot_id, revision=boot.revision, port=port)
         serving = asyncio.create_task(self._serve(port))
         stop = asyncio.create_task(self._stop.wait())
         death = asyncio.create_task(self._engine.wait())
