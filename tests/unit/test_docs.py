@@ -1,0 +1,88 @@
+"""What the documents say is what the code says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qwenvl_operator.api import reference
+from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
+from qwenvl_operator.verdict import Reason
+from qwenvl_runtime.server import ExitCode
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/*/README.md")])
+EXAMPLES = sorted(ROOT.glob("docs/examples/*.yaml"))
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not target.startswith(("http://", "https://")):
+                yield page, target
+
+
+def test_the_api_reference_is_what_the_models_say() -> None:
+    assert read(str(reference.FILE)) == reference.reference_text(), "run `make generate`"
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_a_heading_in_the_troubleshooting_page(reason: Reason) -> None:
+    assert f"\n## {reason}\n" in read("docs/troubleshooting.md")
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_every_exit_code_is_explained(code: ExitCode) -> None:
+    assert f"\n| {int(code)} | " in read("docs/concepts.md")
+
+
+@pytest.mark.parametrize(("page", "target"), list(links()), ids=str)
+def test_a_link_leads_somewhere(page: Path, target: str) -> None:
+    file, _, anchor = target.partition("#")
+    destination = (page.parent / file).resolve() if file else page
+    assert destination.exists()
+    assert not anchor or anchor in headings(destination)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_a_spec_that_the_operator_understands(example: Path) -> None:
+    manifest = yaml.safe_load(example.read_text())
+    QwenVLDeploymentSpec.model_validate(manifest["spec"])
+
+
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [
+        ("README.md", "docs/examples/h100.yaml"),
+        ("README.md", "docs/examples/a10x2.yaml"),
+        ("docs/install.md", "docs/argocd/health.lua"),
+    ],
+)
+def test_a_page_shows_a_file_as_it_is(page: str, file: str) -> None:
+    assert f"\n{read(file)}```" in read(page)
+
+
+def test_the_chart_has_the_version_of_the_distribution() -> None:
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    chart = yaml.safe_load(read("charts/qwenvl-operator/Chart.yaml"))
+    assert chart["version"] == chart["appVersion"] == version
+
+
+@pytest.mark.parametrize("key", list(yaml.safe_load(read("charts/qwenvl-operator/values.yaml"))))
+def test_every_value_of_the_chart_is_in_its_readme(key: str) -> None:
+    assert f"`{key}" in read("charts/qwenvl-operator/README.md")
