@@ -251,8 +251,12 @@ def _refusal(code: int, answer: bytes, retry_after: str | None, call: str) -> Ap
     try:
         status = json.loads(answer)
         reason, message = str(status.get("reason", "")), str(status.get("message", ""))
+        causes = (status.get("details") or {}).get("causes", ())
     except (ValueError, AttributeError):
-        reason, message = "", answer[:200].decode(errors="replace")
+        reason, message, causes = "", answer[:200].decode(errors="replace"), ()
+    if any(cause.get("field") == "metadata.uid" for cause in causes):
+        # An apply that names the UID of an object whose name is another's by now: a conflict, said in other words.
+        code, reason = 409, "Conflict"
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
     return ApiError(code, reason or "Unknown", message or "no message", call=call, retry_after=seconds)
 

@@ -48,7 +48,8 @@ class Feed:
         """Make the store agree with one list per kind, for all CRs together, and queue every CR. Raises ApiError."""
         for kind in LISTED:
             mark = self._store.mark()
-            self._store.replace(kind, await self._cluster.list(kind), mark)
+            manifests = await self._cluster.list(kind, managed=kind is not Kind.CR)
+            self._store.replace(kind, manifests, mark)
         keys = self._store.keys()
         for key in keys:
             self._queue.add(key)

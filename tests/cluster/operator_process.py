@@ -1,0 +1,180 @@
+"""The operator as a process of its own beside the tests, and a network between it and the API server that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+T = TypeVar("T")
+RUNTIME_IMAGE = "registry.local/runtime:1"
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Wait until the condition holds; returns what it returned."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class OperatorProcess:
+    """`python -m qwenvl_operator`, with its logs in a file."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, **settings: str) -> None:
+        self.health_port, self.metrics_port = free_port(), free_port()
+        self.log_file = folder / f"operator-{self.health_port}.log"
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "QWENVL_RUNTIME_IMAGE": RUNTIME_IMAGE,
+            "QWENVL_HEALTH_PORT": str(self.health_port),
+            "QWENVL_METRICS_PORT": str(self.metrics_port),
+            **{f"QWENVL_{name.upper()}": value for name, value in settings.items()},
+        }
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "qwenvl_operator"], env=environment, stdout=log, stderr=log
+            )
+
+    def logs(self) -> list[dict[str, Any]]:
+        """Every line is JSON: nobody looks at a file."""
+        lines = self.log_file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """The sum of the samples that carry these labels; None if there is none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+                page = answer.read().decode()
+        except (urllib.error.URLError, OSError):
+            return None
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        values = [item.value for item in samples if item.name == name and labels.items() <= item.labels.items()]
+        return sum(values) if values else None
+
+    def leads(self) -> bool:
+        return self.metric("qwenvl_operator_leader") == 1.0
+
+    def wait_until_leading(self, timeout: float = 30.0) -> None:
+        eventually(lambda: self.leads() or self._process.poll() is not None, "the operator leads", timeout)
+        assert self._process.poll() is None, self.log_file.read_text()
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """The exit code; killed and failed if it does not end in time."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def stop(self) -> int:
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+
+@contextmanager
+def operator_process(kubeconfig: Path, folder: Path, **settings: str) -> Iterator[OperatorProcess]:
+    """The process for as long as the block runs; killed at the end if it still runs."""
+    process = OperatorProcess(kubeconfig, folder, **settings)
+    try:
+        yield process
+    finally:
+        if process.is_running():
+            process.send(signal.SIGKILL)
+            process.wait()
+
+
+class Link:
+    """A TCP relay to the API server that can be cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self.port = free_port()
+        self._loop = asyncio.new_event_loop()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="link")
+        self._thread.start()
+        self.join()
+
+    def join(self) -> None:
+        """Let connections through."""
+        self._server = self._run(asyncio.start_server(self._accept, "127.0.0.1", self.port))
+
+    def cut(self) -> None:
+        """Break what is open, and refuse what comes."""
+        self._run(self._cut())
+
+    def close(self) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _cut(self) -> None:
+        self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.ensure_future(self._relay(reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._target)
+        try:
+            with suppress(OSError):
+                await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
+        finally:
+            for end in (writer, there_writer):
+                end.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
