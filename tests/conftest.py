@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from harness import control_plane as local
 from harness import node as nodes
 from harness.cluster import Cluster

@@ -39,7 +39,7 @@ def gpu(arguments: argparse.Namespace) -> None:
 
 def build_images(arguments: argparse.Namespace) -> None:
     chosen = [image for image in images.IMAGES if not arguments.image or image.name in arguments.image]
-    images.build(*chosen)
+    images.ensure(*chosen)
     for image in chosen:
         print(image.name)
 
@@ -68,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     gpus.set_defaults(run=gpu)
     commands.add_parser("tools", help="build or find every program that is needed").set_defaults(run=build_tools)
     built = commands.add_parser("images", help="build the project's images, where anything in them has changed")
-    built.add_argument("image", nargs="*", choices=[image.name for image in images.IMAGES], metavar="NAME", default=[])
+    names = [image.name for image in images.IMAGES]
+    built.add_argument("--image", action="append", choices=names, help="only this one; may be repeated")
     built.set_defaults(run=build_images)
     return top
 

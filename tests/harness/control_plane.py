@@ -1,4 +1,4 @@
-"""etcd, kube-apiserver and the garbage collector on free ports of the loopback: a cluster without nodes, and without root."""
+"""etcd, kube-apiserver and the garbage collector on free loopback ports: a cluster without nodes, and without root."""
 
 import json
 import shutil

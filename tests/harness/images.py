@@ -1,4 +1,4 @@
-"""The project's images: built from its Dockerfiles, brought to the store that nodes are cloned from, and to running nodes."""
+"""The project's images: built from its Dockerfiles, and brought to the store that nodes are cloned from."""
 
 import json
 from dataclasses import dataclass, field
@@ -49,15 +49,15 @@ RUNTIME_CPU = Image(
 IMAGES = (OPERATOR, RUNTIME_CPU)
 
 
-def build(*images: Image) -> None:
+def ensure(*images: Image) -> None:
     """Have images in the store as the repository has them now."""
     for image in images:
         _build(image)
 
 
-def bring_to(node: Node, *images: Image) -> None:
+def ensure_on(node: Node, *images: Image) -> None:
     """Have images on a running node, which may be older than they are."""
-    build(*images)
+    ensure(*images)
     for image in images:
         tag = json.loads(_record(image).read_text())["tag"]
         node.import_image(layout_folder(), tag, image.name)

@@ -67,7 +67,8 @@ def problems(machine: Machine, needs: Needs, instance: Instance | None = None) -
         found.append("Root may not mount here: start the container with --privileged, or use the machine itself.")
     if machine.memory < needs.memory_gib * _GIB:
         found.append(
-            f"It takes {needs.memory_gib:.0f} GiB of memory; this machine has {machine.memory / _GIB:.1f}: use a larger one."
+            f"It takes {needs.memory_gib:.0f} GiB of memory and this machine has {machine.memory / _GIB:.1f}: "
+            "use a larger one."
         )
     if machine.disk < needs.disk_gib * _GIB:
         found.append(
