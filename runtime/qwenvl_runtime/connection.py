@@ -109,18 +109,21 @@ class ClientConnection(asyncio.Protocol):
 
     def _advance(self) -> None:
         if self._advancing:
-            return
+            return  # an answer given at once; the loop below goes on by itself
         self._advancing = True
-        try:
-            while not self._answering and not self._ending and (request := self._intake.read()):
-                assert self._exchange is not None
-                self._answering = True
-                self.deadline = math.inf
-                self._exchange.start(request.body, request.last)
-        except RequestError as error:
-            self._refuse(error)
-        finally:
-            self._advancing = False
+        while not self._answering and not self._ending:
+            try:
+                request = self._intake.read()
+            except RequestError as error:
+                self._refuse(error)
+                continue
+            if request is None:
+                break
+            assert self._exchange is not None
+            self._answering = True
+            self.deadline = math.inf
+            self._exchange.start(request.body, request.last)
+        self._advancing = False
 
     def _refuse(self, error: RequestError) -> None:
         exchange = self._exchange or Exchange(self._front, self._transport, None, self._exchange_done)

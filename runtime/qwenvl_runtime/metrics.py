@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from qwenvl_runtime.boot import Boot
 
@@ -19,24 +20,26 @@ class Metrics:
     def __init__(self, boot: Boot, in_flight: Callable[[], int]) -> None:
         self._boot = boot
         self._in_flight = in_flight
+        self._answered: Counter[tuple[str, str]] = Counter()
         self._registry = CollectorRegistry()
-        disable_created_metrics()
-        self._requests = Counter(
-            f"{PREFIX}_requests",
-            "Requests answered, by route and class of status; 499 stands for clients that left before their answer.",
-            ("route", "status"),
-            registry=self._registry,
-        )
         self._registry.register(self)
 
     def count(self, route: str, status: int) -> None:
-        self._requests.labels(route, "499" if status == 499 else f"{status // 100}xx").inc()
+        self._answered[route, "499" if status == 499 else f"{status // 100}xx"] += 1
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         boot = self._boot
+        requests = CounterMetricFamily(
+            f"{PREFIX}_requests",
+            "Requests answered, by route and class of status; 499 stands for clients that left before their answer.",
+            labels=("route", "status"),
+        )
+        for labels, number in sorted(self._answered.items()):
+            requests.add_metric(labels, number)
+        yield requests
         info = GaugeMetricFamily(f"{PREFIX}_info", "Always 1: which process this is.", labels=("revision", "boot_id"))
         info.add_metric((boot.revision, boot.boot_id), 1)
         yield info
