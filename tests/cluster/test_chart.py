@@ -20,7 +20,9 @@ from qwenvl_operator.settings import PREFIX, Settings
 
 pytestmark = pytest.mark.cluster
 
-GOLDEN = Path(__file__).parents[1] / "golden/rbac.yaml"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden/rbac.yaml"
+RELEASE_NAMESPACE = "qwenvl-release"
 NAMESPACED = "--set=watchNamespaces={team-a,team-b}"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:qwenvl-operator"
 
@@ -110,9 +112,26 @@ def test_the_operators_pod_passes_the_restricted_standard(cluster: Cluster) -> N
 def test_the_crd_stays_when_the_release_goes_unless_told_otherwise() -> None:
     (crd,) = of_kind("CustomResourceDefinition")
     assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    (crd,) = of_kind("CustomResourceDefinition", "--set=crds.keep=false")
+    (crd,) = of_kind("CustomResourceDefinition")
     assert "annotations" not in crd["metadata"]
     assert not of_kind("CustomResourceDefinition", "--set=crds.enabled=false")
+
+
+def test_uninstalling_keeps_the_resources(cluster: Cluster) -> None:
+    def helm(*arguments: str | Path) -> None:
+        run(tool("helm"), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={RELEASE_NAMESPACE}", *arguments)
+
+    # The CRD may be there already, from other tests.
+    helm("install", "kept", CHART, "--create-namespace", "--take-ownership")
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/qwenvldeployments.qwenvl.io")
+        cluster.kubectl("apply", f"--filename={ROOT / 'docs/examples/tiny-cpu.yaml'}")
+        cluster.kubectl("get", f"--namespace={RELEASE_NAMESPACE}", "deployment/kept-qwenvl-operator")
+    finally:
+        helm("uninstall", "kept")
+    cluster.kubectl("delete", "--namespace=default", "qvl/tiny")
+    with pytest.raises(CommandError, match="not found"):
+        cluster.kubectl("get", f"--namespace={RELEASE_NAMESPACE}", "deployment/kept-qwenvl-operator")
 
 
 def test_the_operator_understands_every_setting_that_it_is_given() -> None:

@@ -29,7 +29,7 @@ RESOURCES = "spec.runtime.resources"
 
 @pytest.fixture(name="cluster", scope="module")
 def _cluster(control_plane: Cluster) -> Cluster:
-    control_plane.kubectl("apply", "--server-side", "--filename", CRD)
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename", CRD)
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", CRD)
     return control_plane
 
