@@ -1,9 +1,11 @@
 """The chart as plain manifests, for users of kubectl alone: `python -m harness.manifests` writes docs/manifests."""
 
+import sys
 from pathlib import Path
 
 from harness.commands import run
 from harness.tools import kubernetes_version, tool
+from qwenvl_operator.api.files import publish
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/qwenvl-operator"
@@ -34,10 +36,5 @@ def plain_manifests() -> str:
     return _HEADER + "".join(line for line in lines if not line.lstrip().startswith(_OF_HELM))
 
 
-def main() -> None:
-    PLAIN_FILE.parent.mkdir(parents=True, exist_ok=True)
-    PLAIN_FILE.write_text(plain_manifests())
-
-
 if __name__ == "__main__":
-    main()
+    publish({PLAIN_FILE: plain_manifests()}, sys.argv[1:])

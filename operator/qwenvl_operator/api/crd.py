@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from qwenvl_operator.api.files import publish
 from qwenvl_operator.api.schema import Schema, structural_schema
 from qwenvl_operator.api.v1alpha1 import (
     GROUP,
@@ -126,12 +127,5 @@ def _dump(manifest: dict[str, Any]) -> str:
     return yaml.safe_dump(manifest, sort_keys=False, width=120, allow_unicode=True)
 
 
-def main() -> None:
-    for file, text in ((PLAIN_FILE, plain_text()), (CHART_FILE, chart_text())):
-        if not file.parent.is_dir():
-            sys.exit(f"{file.parent} does not exist here: run this in the root of the repository")
-        file.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    publish({PLAIN_FILE: plain_text(), CHART_FILE: chart_text()}, sys.argv[1:])

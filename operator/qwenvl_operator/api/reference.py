@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwenvl_operator.api.crd import custom_resource_definition
+from qwenvl_operator.api.files import publish
 from qwenvl_operator.api.quantity import DURATION_PATTERN, QUANTITY_PATTERN
 from qwenvl_operator.api.schema import Schema
 from qwenvl_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL, SHORT_NAME
@@ -111,11 +112,5 @@ def _anchor(title: str) -> str:
     return "".join(letter for letter in title.lower() if letter.isalnum() or letter in "-_")
 
 
-def main() -> None:
-    if not FILE.parent.is_dir():
-        sys.exit(f"{FILE.parent} does not exist here: run this in the root of the repository")
-    FILE.write_text(reference_text())
-
-
 if __name__ == "__main__":
-    main()
+    publish({FILE: reference_text()}, sys.argv[1:])
