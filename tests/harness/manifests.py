@@ -1,6 +1,5 @@
 """The chart as plain manifests, for users of kubectl alone: `python -m harness.manifests` writes docs/manifests."""
 
-import sys
 from pathlib import Path
 
 from harness.commands import run
@@ -37,4 +36,4 @@ def plain_manifests() -> str:
 
 
 if __name__ == "__main__":
-    publish({PLAIN_FILE: plain_manifests()}, sys.argv[1:])
+    publish({PLAIN_FILE: plain_manifests()})

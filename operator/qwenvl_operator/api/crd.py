@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,4 +127,4 @@ def _dump(manifest: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    publish({PLAIN_FILE: plain_text(), CHART_FILE: chart_text()}, sys.argv[1:])
+    publish({PLAIN_FILE: plain_text(), CHART_FILE: chart_text()})

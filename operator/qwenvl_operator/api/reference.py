@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,4 +112,4 @@ def _anchor(title: str) -> str:
 
 
 if __name__ == "__main__":
-    publish({FILE: reference_text()}, sys.argv[1:])
+    publish({FILE: reference_text()})
