@@ -13,6 +13,13 @@ from harness.node import Node
 from harness.preflight import PreflightError
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a test needs follows from its folder."""
+    for item in items:
+        for marker in {"cluster", "e2e"} & set(item.path.parts):
+            item.add_marker(marker)
+
+
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
     """A real etcd, kube-apiserver and garbage collector on loopback; nothing schedules or runs pods."""

@@ -1,15 +1,15 @@
 """`python -m harness`: the node and its images, for people."""
 
 import argparse
+import shutil
 import sys
 
 from harness import images, leftovers, node, tools
-from harness.commands import CommandError
-from harness.instance import Instance, InstanceNameError
+from harness.cache import cache_folder
+from harness.errors import HarnessError
+from harness.instance import Instance
 from harness.node import Node, NodeError
-from harness.preflight import PreflightError
 from harness.progress import say
-from harness.tools import MissingToolError
 
 
 def up(arguments: argparse.Namespace) -> None:
@@ -37,6 +37,19 @@ def gpu(arguments: argparse.Namespace) -> None:
     Node.of(Instance(arguments.name)).set_gpus(arguments.count, arguments.resource)
 
 
+def demo(_arguments: argparse.Namespace) -> None:
+    # Here, because it needs packages that the other commands do without.
+    from harness import demo as demonstration
+
+    demonstration.run_demo()
+
+
+def clean(_arguments: argparse.Namespace) -> None:
+    node.down_all()
+    shutil.rmtree(cache_folder(), ignore_errors=True)
+    say(f"Nothing is left of the nodes, nor of {cache_folder()}")
+
+
 def build_images(arguments: argparse.Namespace) -> None:
     chosen = [image for image in images.IMAGES if not arguments.image or image.name in arguments.image]
     images.ensure(*chosen)
@@ -62,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
         (status, "say whether a node runs and what is on it"),
     ):
         commands.add_parser(function.__name__, help=text, parents=[named]).set_defaults(run=function)
+    commands.add_parser("demo", help="from nothing to an answer about a picture").set_defaults(run=demo)
+    commands.add_parser("clean", help="end every node and remove the cache").set_defaults(run=clean)
     gpus = commands.add_parser("gpu", help="have a node offer simulated GPUs", parents=[named])
     gpus.add_argument("--count", type=int, required=True)
     gpus.add_argument("--resource", default="nvidia.com/gpu")
@@ -78,7 +93,7 @@ def main() -> int:
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except (InstanceNameError, CommandError, NodeError, MissingToolError, PreflightError, TimeoutError) as error:
+    except HarnessError as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.errors import HarnessError
+
 # A command behind this prefix has mounts and processes of its own: what it leaves ends with it, and it ends with us.
 PRIVATE = (
     "setpriv", "--pdeathsig", "KILL", "--",
@@ -12,7 +14,7 @@ PRIVATE = (
 )  # fmt: skip
 
 
-class CommandError(Exception):
+class CommandError(HarnessError):
     """A program ended with a code other than 0."""
 
     def __init__(self, argv: tuple[str, ...], code: int, output: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import components, tools
 from harness.certificates import Authority
 from harness.cluster import Cluster
+from harness.errors import HarnessError
 from harness.pid_one import answers
 
 _START_S = 60.0
@@ -22,7 +23,7 @@ _TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 _CONTROLLERS = "garbage-collector-controller,namespace-controller,serviceaccount-controller"
 
 
-class ControlPlaneError(Exception):
+class ControlPlaneError(HarnessError):
     """The control plane did not start; the message carries the end of its log."""
 
 

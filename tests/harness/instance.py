@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cache import cache_folder
+from harness.errors import HarnessError
 
 _NAME = re.compile(r"[a-z][a-z0-9]{0,10}")
 
 
-class InstanceNameError(ValueError):
+class InstanceNameError(HarnessError):
     """An instance's name cannot be used."""
 
 
@@ -23,7 +24,7 @@ class Instance:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InstanceNameError(
-                f"{self.name!r}: an instance's name is 1 to 11 letters and digits, the first one a letter"
+                f"{self.name!r}: an instance's name is 1 to 11 small letters and digits, a letter first"
             )
 
     @property

@@ -10,11 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness import cgroups
+from harness.errors import HarnessError
 from harness.instance import Instance
 
 SUPERVISOR = "harness.supervisor"
 PID_ONE = "harness.pid_one"
 _PATIENCE_S = 20.0
+
+
+class LeftoversError(HarnessError):
+    """Something of an instance cannot be removed."""
 
 
 def processes(module: str, instance: Instance) -> list[int]:
@@ -64,7 +69,7 @@ def remove(instance: Instance) -> None:
         if not left:
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Instance {instance.name} cannot be removed: {', '.join(left)} still there")
+            raise LeftoversError(f"Instance {instance.name} cannot be removed: {', '.join(left)} still there")
         time.sleep(0.1)
 
 

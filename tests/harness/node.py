@@ -14,6 +14,7 @@ from harness.cache import REPOSITORY, cache_folder, locked
 from harness.certificates import Authority
 from harness.cluster import Cluster
 from harness.commands import CommandError, run
+from harness.errors import HarnessError
 from harness.instance import Instance
 from harness.pid_one import Component, Plan, answers
 from harness.progress import say, step
@@ -32,7 +33,7 @@ _NODE_TOOLS = (
 _OVERLAID = ("/var/lib", "/var/log")
 
 
-class NodeError(Exception):
+class NodeError(HarnessError):
     """The node did not start; the message carries the last lines of its logs."""
 
 
@@ -110,6 +111,12 @@ def up(instance: Instance) -> Node:
 def down(instance: Instance) -> None:
     with locked(lock_file(instance)):
         leftovers.remove(instance)
+
+
+def down_all() -> None:
+    """End every instance that has left something in the cache folder."""
+    for lock in (cache_folder() / "nodes").glob("*.lock"):
+        down(Instance(lock.stem))
 
 
 @contextmanager

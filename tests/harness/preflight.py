@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from harness.cache import cache_folder
+from harness.errors import HarnessError
 from harness.instance import Instance
 
 _GIB = 2**30
@@ -16,7 +17,7 @@ _CAP_SYS_ADMIN = 21
 OVERLAID = ("/var/lib", "/var/log", "/run")
 
 
-class PreflightError(Exception):
+class PreflightError(HarnessError):
     """This machine cannot do what was asked; the message says what to change."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.cache import cache_folder, content_key, files_key, locked
 from harness.commands import CommandError, run
+from harness.errors import HarnessError
 from harness.progress import say, step
 
 MODULE = Path(__file__).parent / "binaries"
@@ -15,7 +16,7 @@ HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 KUBERNETES = "k8s.io/kubernetes"
 
 
-class MissingToolError(Exception):
+class MissingToolError(HarnessError):
     """A program is needed that cannot be made here; the message says how to get it."""
 
 

@@ -1,0 +1,87 @@
+# What a developer and CI call. Each target does by itself what it needs, and finds what an earlier run has done.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+CACHE := $(if $(QWENVL_CACHE),$(QWENVL_CACHE),$(HOME)/.cache/qwenvl)
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CACHE)/uv-$(UV_VERSION)/bin/uv)
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+export PYTHONPATH := tests
+
+.PHONY: help demo demo-down test test-unit lint format generate images clean
+
+help:
+	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
+	@echo "make demo-down   remove every trace of it"
+	@echo "make test        everything that is checked: lint, unit, component, cluster and end-to-end tests"
+	@echo "make test-unit   the tests that need no cluster, in seconds"
+	@echo "make lint        ruff, mypy and the import contracts"
+	@echo "make format      format the code and fix what can be fixed by itself"
+	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
+	@echo "make images      build the container images"
+	@echo "make clean       remove the nodes, the cache and the virtual environment"
+
+demo: .venv/all
+	@$(PYTHON) -m harness demo
+
+demo-down: .venv/all
+	@$(PYTHON) -m harness down --name demo
+
+# The fast ones first; that generated files are up to date is among them.
+test: lint
+	$(PYTEST) tests/unit tests/component -m "not engine"
+	@$(PYTHON) -m harness tools >/dev/null
+	$(PYTEST) tests/cluster
+	@$(PYTHON) -m harness images >/dev/null
+	$(PYTEST) tests/component tests/e2e -m "engine or e2e"
+
+test-unit: .venv/unit
+	$(PYTEST) tests/unit tests/component -m "not engine"
+
+lint: .venv/all
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+format: .venv/unit
+	$(PYTHON) -m ruff format
+	$(PYTHON) -m ruff check --fix
+
+generate: .venv/unit
+	$(PYTHON) -m qwenvl_operator.api.crd
+	$(PYTHON) -m qwenvl_operator.api.reference
+	$(PYTHON) -m harness.manifests
+
+images: .venv/all
+	@$(PYTHON) -m harness images
+
+clean:
+	if [ -x $(PYTHON) ]; then $(PYTHON) -m harness clean; fi
+	rm -rf .venv
+
+# The environment in two sizes: `unit` leaves out vLLM and torch. Each is a stamp that is newer than what it was made of.
+.venv/unit: pyproject.toml uv.lock | $(UV)
+	@if [ .venv/all -nt uv.lock ] && [ .venv/all -nt pyproject.toml ]; then exit 0; fi; \
+	echo "==> Installing the Python environment (usually 5 s, the first time 30 s)" >&2; \
+	$(UV) sync --quiet --frozen --inexact --extra operator --extra front --group test --group lint
+	@touch $@
+
+.venv/all: pyproject.toml uv.lock | $(UV)
+	@echo "==> Installing the Python environment with vLLM for the CPU (usually 5 s, the first time 2 min)" >&2
+	@$(UV) sync --quiet --frozen --extra operator --extra cpu --group test --group lint
+	@touch $@ .venv/unit
+
+uv: ;
+
+$(CACHE)/uv-$(UV_VERSION)/bin/uv:
+	@echo "==> Installing uv $(UV_VERSION) (usually 10 s)" >&2
+	@python3 -c "import ensurepip" 2>/dev/null || { \
+	  if [ "$$(id -u)" != 0 ]; then echo "error: Python's venv module is missing: sudo apt-get install python3-venv" >&2; exit 1; fi; \
+	  echo "==> Installing the Debian package python3-venv" >&2; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes python3-venv >/dev/null; }
+	@rm -rf $(CACHE)/uv-unfinished && python3 -m venv $(CACHE)/uv-unfinished
+	@$(CACHE)/uv-unfinished/bin/pip install --quiet uv==$(UV_VERSION)
+	@mkdir -p $(dir $@) && mv $(CACHE)/uv-unfinished/bin/uv $@ && rm -rf $(CACHE)/uv-unfinished
