@@ -59,6 +59,12 @@ def test_a_link_leads_somewhere(page: Path, target: str) -> None:
     assert not anchor or anchor in headings(destination)
 
 
+def test_every_module_that_contributors_are_sent_to_exists() -> None:
+    named = set(re.findall(r"\b[a-z_]+\.py\b", read("CONTRIBUTING.md")))
+    missing = {name for name in named if not [*ROOT.glob(f"operator/**/{name}"), *ROOT.glob(f"runtime/**/{name}")]}
+    assert not missing - {"__init__.py"}
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_a_spec_that_the_operator_understands(example: Path) -> None:
     manifest = yaml.safe_load(example.read_text())
