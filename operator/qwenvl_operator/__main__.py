@@ -15,7 +15,7 @@ from qwenvl_operator import handlers
 from qwenvl_operator.cluster import KubernetesCluster, open_client
 from qwenvl_operator.feed import Feed
 from qwenvl_operator.leader import Leader
-from qwenvl_operator.lease import Lease
+from qwenvl_operator.lease import Lease, LeaseLost
 from qwenvl_operator.logs import configure_logging
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.observed import Store
@@ -67,6 +67,9 @@ def main() -> int:
     except LookupError as error:
         logger.error("%s", error)
         return 2
+    except LeaseLost as error:
+        logger.error("%s", error)
+        return 1
     except Exception as error:  # the outermost loop of the process: the exit code is all that is left to say it by
         logger.critical("the operator ends by a fault: %s", error, exc_info=error)
         return 1

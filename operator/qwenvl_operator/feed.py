@@ -47,14 +47,24 @@ class Feed:
     async def confirm(self) -> None:
         """Make the store agree with one list per kind, for all CRs together, and queue every CR. Raises ApiError."""
         for kind in LISTED:
-            mark = self._store.mark()
-            manifests = await self._cluster.list(kind, managed=kind is not Kind.CR)
-            self._store.replace(kind, manifests, mark)
+            await self._confirm(kind)
         keys = self._store.keys()
         for key in keys:
             self._queue.add(key)
         self._metrics.resynced(time.time(), len(keys))
         logger.debug("caches confirmed: %d resources", len(keys))
+
+    async def _confirm(self, kind: Kind) -> None:
+        mark = self._store.mark()
+        try:
+            manifests = await self._cluster.list(kind, managed=kind is not Kind.CR)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            # A namespace that was deleted took our rights in it along. The others must not wait for it.
+            logger.warning("not confirmed, the watch alone is relied on: %s", error)
+            return
+        self._store.replace(kind, manifests, mark)
 
     async def insist(self) -> None:
         """Confirm, however long the API server takes to answer."""

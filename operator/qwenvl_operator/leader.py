@@ -21,7 +21,7 @@ class Leader:
         self._grace = grace
 
     async def run(self) -> None:
-        """Returns when the queue was stopped; raises an ExceptionGroup with LeaseLost when the lease is lost."""
+        """Returns when the queue was stopped; raises LeaseLost when the lease is lost."""
         await self._lease.acquire()
         self._metrics.leads(True)
         try:
@@ -32,6 +32,9 @@ class Leader:
                 await self._queue.run()
                 for task in keeping:
                     task.cancel()
+        except ExceptionGroup as failures:
+            # The first one cancelled the rest.
+            raise failures.exceptions[0] from None
         finally:
             self._metrics.leads(False)
 

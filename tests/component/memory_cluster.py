@@ -103,12 +103,27 @@ class MemoryCluster:
         self._write("delete", ref, delete)
 
     async def create_event(self, manifest: Manifest) -> None:
-        def create() -> None:
+        await self.create(manifest)
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        def create() -> Manifest:
             if ref_of(manifest) in self._objects:
                 raise self._refusal(409, "AlreadyExists", "create", ref_of(manifest))
-            self.write(manifest)
+            return self.write(manifest)
 
-        self._write("create", ref_of(manifest), create)
+        return self._write("create", ref_of(manifest), create)
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        def replace() -> Manifest:
+            ref = ref_of(manifest)
+            if ref not in self._objects:
+                raise self._refusal(404, "NotFound", "update", ref)
+            live = self._objects[ref].manifest["metadata"]["resourceVersion"]
+            if manifest["metadata"].get("resourceVersion", live) != live:
+                raise self._refusal(409, "Conflict", "update", ref)
+            return self.write(manifest)
+
+        return self._write("update", ref_of(manifest), replace)
 
     # What tests ask.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from memory_cluster import Fault, MemoryCluster
 
-from component.memory_cluster import Fault, MemoryCluster
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.naming import FIELD_MANAGER, MANAGED_BY

@@ -1,0 +1,160 @@
+"""The feed: watch events and lists end in the store and in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from memory_cluster import Fault, MemoryCluster
+from waiting import until
+
+from qwenvl_operator import feed as module
+from qwenvl_operator.errors import ApiError
+from qwenvl_operator.feed import LISTED, Feed
+from qwenvl_operator.metrics import Metrics
+from qwenvl_operator.naming import labels
+from qwenvl_operator.objects import Key, Kind, Manifest, Ref
+from qwenvl_operator.observed import Store
+from qwenvl_operator.workqueue import WorkQueue
+
+KEY = Key("ai", "reports")
+CR = Ref(Kind.CR, *KEY)
+POD = Ref(Kind.POD, "ai", "reports-1")
+BUSY = ApiError(503, "ServiceUnavailable", "busy", call="list pods", retry_after=0.0)
+FORBIDDEN = ApiError(403, "Forbidden", "not in this namespace", call="list pods gone")
+
+
+class Remembering(WorkQueue):
+    """Works on nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(self._never, Metrics())
+        self.woken: list[Key] = []
+
+    def add(self, key: Key) -> None:
+        self.woken.append(key)
+
+    async def _never(self, _: Key) -> float | None:
+        raise AssertionError
+
+
+class Rig:
+    """A feed between a cluster in memory and a queue that only remembers."""
+
+    def __init__(self, interval: float = 3600.0) -> None:
+        self.cluster = MemoryCluster()
+        self.store = Store()
+        self.metrics = Metrics()
+        self.queue = Remembering()
+        self.woken = self.queue.woken
+        self.feed = Feed(self.store, self.cluster, self.queue, self.metrics, interval=interval)
+
+    def pods(self) -> list[str]:
+        observed = self.store.observe(KEY)
+        return [pod["metadata"]["name"] for pod in observed.pods] if observed else []
+
+    def lists(self) -> list[Kind]:
+        return [call.ref.kind for call in self.cluster.calls if call.verb == "list"]
+
+
+def custom_resource(name: str = "reports") -> Manifest:
+    return {
+        "apiVersion": "qwenvl.io/v1alpha1",
+        "kind": "QwenVLDeployment",
+        "metadata": {"name": name, "namespace": "ai"},
+        "spec": {},
+    }
+
+
+def pod(name: str = "reports-1", key: Key = KEY) -> Manifest:
+    metadata = {"name": name, "namespace": key.namespace, "labels": labels(key)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}}
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_an_event_of_a_child_wakes_its_owner(rig: Rig) -> None:
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(custom_resource())
+    rig.cluster.write(pod())
+    assert rig.woken == [KEY, KEY]
+    assert rig.pods() == ["reports-1"]
+    rig.cluster.remove(POD)
+    assert rig.woken == [KEY, KEY, KEY]
+    assert rig.pods() == []
+
+
+def test_an_event_of_nobodys_object_wakes_nobody(rig: Rig) -> None:
+    stranger = pod()
+    stranger["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm", "qwenvl.io/name": "reports"}
+    stranger["metadata"] |= {"uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-11-20T12:00:00Z"}
+    rig.feed.watched("ADDED", stranger)
+    assert rig.woken == []
+
+
+def test_events_are_counted_by_kind(rig: Rig) -> None:
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(pod())
+    sample = {"resource": "pods", "type": "ADDED"}
+    assert rig.metrics.registry.get_sample_value("qwenvl_operator_watch_events_total", sample) == 1
+
+
+async def test_lists_bring_back_what_the_watches_missed(rig: Rig) -> None:
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(custom_resource())
+    rig.cluster.write(pod())
+    rig.cluster.holds_events = True
+    rig.cluster.remove(POD)
+    rig.cluster.write(pod("reports-2"))
+    rig.cluster.write(custom_resource("later"))
+    rig.woken.clear()
+    await rig.feed.confirm()
+    assert rig.pods() == ["reports-2"]
+    assert set(rig.woken) == {KEY, Key("ai", "later")}
+    assert rig.lists() == list(LISTED)
+    assert rig.metrics.registry.get_sample_value("qwenvl_operator_resources") == 2
+
+
+async def test_the_lists_are_tried_until_they_succeed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_RETRY", 0.001)
+    rig.cluster.write(custom_resource())
+    rig.cluster.faults = {1: Fault(BUSY), 5: Fault(BUSY)}
+    await rig.feed.insist()
+    assert rig.woken == [KEY]
+    assert len(rig.lists()) == 1 + 4 + len(LISTED)
+
+
+async def test_a_kind_that_may_not_be_listed_is_left_to_its_watch(rig: Rig) -> None:
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(custom_resource())
+    rig.cluster.write(pod())
+    rig.cluster.faults = {LISTED.index(Kind.POD) + 1: Fault(FORBIDDEN)}
+    await rig.feed.insist()
+    assert rig.pods() == ["reports-1"]
+
+
+async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RELIST_DELAY", 0.0)
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(custom_resource())
+    live = rig.cluster.write(pod())
+    running = asyncio.create_task(rig.feed.run())
+    await asyncio.sleep(0)
+    assert rig.lists() == []
+    rig.cluster.holds_events = True
+    rig.cluster.remove(POD)
+    survivor = rig.cluster.write(pod("reports-2"))
+    rig.feed.watched(None, survivor)
+    await until(lambda: rig.pods() == ["reports-2"])
+    assert live["metadata"]["name"] not in rig.pods()
+    running.cancel()
+
+
+async def test_the_lists_come_again_at_every_interval() -> None:
+    rig = Rig(interval=0.001)
+    running = asyncio.create_task(rig.feed.run())
+    await until(lambda: len(rig.lists()) >= 3 * len(LISTED))
+    running.cancel()
