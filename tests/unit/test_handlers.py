@@ -1,0 +1,96 @@
+"""The kopf side: what is asked of kopf, and the names of its tasks that the liveness probe goes by."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import kopf
+import pytest
+
+# The names are kopf's internals: this is where a new version of kopf that changed them is noticed.
+from kopf._cogs.aiokits.aiotoggles import ToggleSet
+from kopf._cogs.structs.references import Resource as KopfResource
+from kopf._core.reactor.orchestration import Ensemble, spawn_missing_watchers
+
+from qwenvl_operator.feed import LISTED
+from qwenvl_operator.handlers import UNUSED_FINALIZER, Backoffs, build_settings, missing_watchers
+from qwenvl_operator.naming import MANAGED_SELECTOR
+from qwenvl_operator.objects import Kind
+
+
+def kopf_resource(kind: Kind) -> Any:
+    return KopfResource(kind.value.group, kind.value.version, kind.value.plural, namespaced=True)
+
+
+@pytest.fixture(name="paused")
+async def _paused() -> Any:
+    """kopf's switch that keeps a watcher from asking anything."""
+    paused = ToggleSet(any)
+    await paused.make_toggle(True, name="test")
+    return paused
+
+
+@pytest.mark.parametrize("namespaces", [(), ("ai",), ("ai", "lab")])
+async def test_the_probe_knows_the_watchers_by_the_names_that_kopf_gives_them(
+    namespaces: tuple[str, ...], paused: Any
+) -> None:
+    ensemble = Ensemble(
+        operator_indexed=ToggleSet(all), operator_paused=paused, peering_missing=await paused.make_toggle()
+    )
+
+    async def nothing(**_: Any) -> None: ...
+
+    await spawn_missing_watchers(
+        processor=nothing,
+        settings=build_settings(),
+        indexed_resources=(),
+        watched_resources=[kopf_resource(kind) for kind in LISTED],
+        watched_namespaces=namespaces or (None,),
+        ensemble=ensemble,
+    )
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert missing_watchers(namespaces, names) == set()
+    victim = next(iter(ensemble.watcher_tasks.values()))
+    victim.cancel()
+    await asyncio.wait([victim])
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert missing_watchers(namespaces, names) == {victim.get_name()}
+    for task in ensemble.watcher_tasks.values():
+        task.cancel()
+    await asyncio.wait(ensemble.watcher_tasks.values())
+
+
+def test_before_kopf_has_reached_the_api_server_nothing_is_missing() -> None:
+    assert missing_watchers((), {"leader", "health reporter"}) == set()
+
+
+def test_a_kind_that_the_api_server_does_not_know_is_missing() -> None:
+    started = {"watcher for pods.v1@None"}
+    assert "watcher for qwenvldeployments.v1alpha1.qwenvl.io@None" in missing_watchers((), started)
+
+
+def test_only_what_is_managed_is_watched_and_every_custom_resource() -> None:
+    selectors = build_settings().watching.label_selectors
+    for kind in LISTED:
+        wanted = [] if kind is Kind.CR else [MANAGED_SELECTOR]
+        assert selectors.collect(kopf_resource(kind)) == wanted
+
+
+def test_kopf_is_asked_to_write_nothing_and_to_need_no_more_rights() -> None:
+    settings = build_settings()
+    assert settings.scanning.disabled
+    assert not settings.posting.enabled
+    assert settings.persistence.finalizer == UNUSED_FINALIZER != kopf.OperatorSettings().persistence.finalizer
+    assert isinstance(settings.watching.server_timeout, int)
+
+
+def test_attempts_never_end_and_their_pauses_are_bounded() -> None:
+    pauses = list(itertools.islice(Backoffs(first=0.5, cap=30.0), 1000))
+    assert len(pauses) == 1000
+    assert max(pauses) <= 30.0
+    assert min(pauses[10:]) >= 15.0
+    assert len(set(pauses)) > 900
+    # kopf goes over the same object again for every request.
+    assert next(iter(Backoffs(first=0.5))) <= 0.5
