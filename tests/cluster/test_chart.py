@@ -112,7 +112,7 @@ def test_the_operators_pod_passes_the_restricted_standard(cluster: Cluster) -> N
 def test_the_crd_stays_when_the_release_goes_unless_told_otherwise() -> None:
     (crd,) = of_kind("CustomResourceDefinition")
     assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    (crd,) = of_kind("CustomResourceDefinition")
+    (crd,) = of_kind("CustomResourceDefinition", "--set=crds.keep=false")
     assert "annotations" not in crd["metadata"]
     assert not of_kind("CustomResourceDefinition", "--set=crds.enabled=false")
 
