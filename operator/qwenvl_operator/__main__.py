@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from qwenvl_operator import handlers
 from qwenvl_operator.cluster import KubernetesCluster, open_client
+from qwenvl_operator.errors import StartError
 from qwenvl_operator.feed import Feed
 from qwenvl_operator.leader import Leader
 from qwenvl_operator.lease import Lease, LeaseLost
@@ -64,7 +65,7 @@ def main() -> int:
         return 2
     try:
         asyncio.run(operate(settings))
-    except LookupError as error:
+    except StartError as error:
         logger.error("%s", error)
         return 2
     except LeaseLost as error:

@@ -16,7 +16,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from qwenvl_operator.errors import ApiError
+from qwenvl_operator.errors import ApiError, StartError
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.naming import FIELD_MANAGER, MANAGED_SELECTOR
 from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
@@ -86,7 +86,7 @@ async def connection() -> Connection:
 
 @asynccontextmanager
 async def open_client() -> AsyncIterator[ApiClient]:
-    """A client of the API server, closed at the end. Raises LookupError if no credentials can be found."""
+    """A client of the API server, closed at the end. Raises StartError if there are no credentials."""
     async with ApiClient(await _configuration()) as client:
         client.user_agent = USER_AGENT
         yield client
@@ -228,14 +228,14 @@ async def _configuration() -> Configuration:
         else:
             await load_kube_config(_kubeconfig(), client_configuration=configuration, persist_config=False)
     except ConfigException as error:
-        raise LookupError(f"credentials for the API server cannot be read: {error}") from error
+        raise StartError(f"credentials for the API server cannot be read: {error}") from error
     return configuration
 
 
 def _kubeconfig() -> str:
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if not any(Path(path).is_file() for path in paths.split(os.pathsep)):
-        raise LookupError(f"no kubeconfig at {paths}: set KUBECONFIG, or run in a pod with a service account")
+        raise StartError(f"no kubeconfig at {paths}: set KUBECONFIG, or run in a pod with a service account")
     return paths
 
 

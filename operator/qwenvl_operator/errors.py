@@ -36,3 +36,7 @@ class Waiting(Exception):  # noqa: N818 - an outcome of a reconcile, not a fault
         super().__init__(message)
         self.after = after
         self.message = message
+
+
+class StartError(Exception):
+    """The process cannot start as it was configured; the message says what to change."""

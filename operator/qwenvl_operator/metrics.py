@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
+from qwenvl_operator.errors import StartError
 from qwenvl_operator.objects import Kind
 
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -51,8 +52,11 @@ class Metrics:
             self._reconciles.labels(result)
 
     def serve(self, port: int) -> None:
-        """Answer on a port, from a thread, so that a blocked event loop can still be seen. Raises OSError."""
-        start_http_server(port, registry=self.registry)
+        """Answer on a port, from a thread, so that a blocked event loop can still be seen. Raises StartError."""
+        try:
+            start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise StartError(f"metrics cannot be served on port {port}: {error}") from error
 
     def reconciled(self, seconds: float, *, failed: bool) -> None:
         self._reconciles.labels("error" if failed else "success").inc()

@@ -200,6 +200,17 @@ def test_the_watches_leave_no_trace_on_the_resource_and_rest_when_nothing_happen
     assert after["metadata"]["resourceVersion"] == labelled["metadata"]["resourceVersion"]
 
 
+def test_a_deleted_resource_takes_its_children_along(installed: Installed) -> None:
+    cluster, namespace = installed.cluster, installed.watched
+    cluster.apply(custom_resource(namespace, name="passing"))
+    eventually(lambda: is_seen(cluster, namespace, "passing"), "the resource has a status")
+    selector = "--selector=qwenvl.io/name=passing"
+    children = ("deployment,service,serviceaccount,configmap,poddisruptionbudget", f"--namespace={namespace}", selector)
+    assert cluster.get(*children)["items"]
+    cluster.kubectl("delete", "qvl", "passing", f"--namespace={namespace}", "--timeout=20s")
+    eventually(lambda: not cluster.get(*children)["items"], "the children are gone, and stay so")
+
+
 def test_its_rights_are_enough_and_none_is_asked_for_in_vain(installed: Installed) -> None:
     eventually(installed.requests, "the operator has asked for something")
     refused = [event for event in installed.requests() if event["responseStatus"]["code"] == 403]

@@ -11,6 +11,7 @@ import pytest
 from kubernetes.aio.config import incluster_config
 
 from qwenvl_operator.cluster import _configuration, connection
+from qwenvl_operator.errors import StartError
 
 AUTHORITY = "-----BEGIN CERTIFICATE-----"
 
@@ -85,14 +86,14 @@ async def test_outside_a_pod_the_kubeconfig_of_the_home_is_used(tmp_path: Path) 
 
 
 async def test_without_any_the_error_says_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(LookupError, match=f"no kubeconfig at {tmp_path}/.kube/config: set KUBECONFIG"):
+    with pytest.raises(StartError, match=f"no kubeconfig at {tmp_path}/.kube/config: set KUBECONFIG"):
         await connection()
 
 
 async def test_a_broken_kubeconfig_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "named", context="gone")
     monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(LookupError, match=r"cannot be read: .*gone"):
+    with pytest.raises(StartError, match=r"cannot be read: .*gone"):
         await connection()
 
 
