@@ -35,6 +35,20 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = 30.0) -
         time.sleep(0.1)
 
 
+def rest(count: Callable[[], int], who: str, span: float = 3.0) -> None:
+    """Wait until nothing is counted for a while: what does not happen can only be seen to not happen for some time."""
+    last, since = count(), time.monotonic()
+
+    def is_still() -> bool:
+        nonlocal last, since
+        before, last = last, count()
+        if last != before:
+            since = time.monotonic()
+        return time.monotonic() - since > span
+
+    eventually(is_still, f"{who} rests")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
