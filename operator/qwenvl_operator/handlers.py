@@ -47,6 +47,8 @@ async def watch(
         registry=build_registry(feed, settings, clean_up),
         settings=build_settings(),
         standalone=True,
+        # Unused without peering; left to itself kopf asks for the user's name, which a pod's user id does not have.
+        identity="standalone",
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",

@@ -1,0 +1,218 @@
+"""What a platform engineer does to a QwenVLDeployment, on a real kubelet; the engine alone is simulated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from harness import images
+from harness.installed import NAMESPACE, Installed, chat, load, wait_until
+from harness.node import Node
+from qwenvl_operator.naming import GATE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+NAME = "reports"
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def installed(node: Node) -> Installed:
+    images.ensure_on(node, images.OPERATOR, images.RUNTIME_FAKE)
+    return Installed.on(node, images.RUNTIME_FAKE.name)
+
+
+@pytest.fixture
+def product(installed: Installed) -> Iterator[Installed]:
+    yield installed
+    installed.remove(NAME)
+
+
+def boot_ids(responses: list[httpx.Response]) -> set[str]:
+    return {response.headers["X-QwenVL-Boot-Id"] for response in responses}
+
+
+def gate_of(pod: dict[str, object]) -> dict[str, str]:
+    conditions = pod["status"]["conditions"]  # type: ignore[index]
+    return next((item for item in conditions if item["type"] == GATE), {})
+
+
+def test_apply_ask_and_delete(product: Installed) -> None:
+    product.apply(NAME)
+    product.wait_ready(NAME)
+    answer = chat(product.url(NAME), NAME)
+    assert answer.status_code == 200
+    cr = product.get(NAME)
+    assert answer.headers["X-QwenVL-Revision"] == cr["status"]["revision"]
+    assert cr["status"]["endpoint"] == f"http://{NAME}.default.svc:8000/v1"
+    (pod,) = product.pods(NAME)
+    assert pod["status"]["containerStatuses"][0]["containerID"] in gate_of(pod)["message"]
+    shown = product.node.kubectl("get", "qvl", NAME)
+    assert "True" in shown
+    story = product.node.kubectl("describe", "qvl", NAME)
+    assert "AllReplicasReady" in story
+    product.stop_operator()
+    product.node.kubectl("delete", "qvl", NAME, "--wait", "--timeout=30s")
+    wait_until(
+        lambda: not product.node.get("deployments,services,configmaps", "--selector=qwenvl.io/name")["items"], 60
+    )
+    product.start_operator()
+
+
+def test_no_request_reaches_a_container_that_is_not_warm(product: Installed) -> None:
+    product.apply(NAME, replicas=2)
+    product.wait_ready(NAME)
+    url = product.url(NAME)
+    lives = {pod["status"]["containerStatuses"][0]["containerID"] for pod in product.pods(NAME)}
+    with load(url, NAME) as answers:
+        for kill in range(KILLS):
+            victim = sorted(product.pods(NAME), key=lambda pod: pod["metadata"]["name"])[kill % 2]
+            product.kill_container(victim)
+
+            def is_back(
+                name: str = victim["metadata"]["name"],
+                killed: str = victim["status"]["containerStatuses"][0]["containerID"],
+            ) -> bool:
+                pod = next(pod for pod in product.pods(NAME) if pod["metadata"]["name"] == name)
+                status = pod["status"]["containerStatuses"][0]
+                return status["containerID"] != killed and gate_of(pod)["status"] == "True" and status["ready"]
+
+            wait_until(is_back, 60, lambda: product.node.kubectl("describe", "pods"))
+            lives |= {pod["status"]["containerStatuses"][0]["containerID"] for pod in product.pods(NAME)}
+    served = answers.served()
+    assert len(lives) == 2 + KILLS
+    assert len(boot_ids(served)) > KILLS // 2
+    # The simulated engine marks the first text and the first picture of its life.
+    assert {response.headers["x-fake-first"] for response in served} == {"false"}
+
+
+def test_an_update_on_the_only_gpu_does_not_deadlock(product: Installed) -> None:
+    product.node.set_gpus(1)
+    gpu = {"accelerator": {"resource": "nvidia.com/gpu", "count": 1}}
+    product.apply(NAME, hardware=gpu)
+    product.wait_ready(NAME)
+    before = product.get(NAME)["status"]["revision"]
+    product.patch(NAME, engine={"maxNumSeqs": 4})
+    product.wait_ready(NAME)
+    assert product.get(NAME)["status"]["revision"] != before
+    assert product.node.get("deployment", NAME)["spec"]["strategy"]["type"] == "Recreate"
+
+
+def test_an_update_with_a_free_gpu_is_not_noticed(product: Installed) -> None:
+    product.node.set_gpus(2)
+    gpu = {"accelerator": {"resource": "nvidia.com/gpu", "count": 1}}
+    product.apply(NAME, hardware=gpu)
+    product.wait_ready(NAME)
+    with load(product.url(NAME), NAME) as answers:
+        product.patch(NAME, engine={"maxNumSeqs": 4})
+        product.wait_ready(NAME)
+    assert answers.errors == []
+    assert {response.status_code for response in answers.responses} == {200}
+    assert len({response.headers["X-QwenVL-Revision"] for response in answers.responses}) == 2
+
+
+def test_a_pod_that_fits_nowhere_says_what_is_missing(product: Installed) -> None:
+    product.node.set_gpus(1)
+    product.apply(NAME, hardware={"accelerator": {"resource": "nvidia.com/gpu", "count": 2}})
+    product.wait_reason(NAME, "WaitingForGPU")
+    scheduled = product.condition(NAME, "Scheduled")
+    assert scheduled["status"] == "False"
+    assert "Insufficient nvidia.com/gpu" in scheduled["message"]
+    product.node.set_gpus(2)
+    product.wait_ready(NAME)
+
+
+def test_suspend_gives_the_pods_back_and_keeps_the_rest(product: Installed) -> None:
+    product.apply(NAME)
+    product.wait_ready(NAME)
+    address = product.url(NAME)
+    product.patch(NAME, suspend=True)
+    product.wait_reason(NAME, "Suspended")
+    assert product.pods(NAME) == []
+    assert product.url(NAME) == address
+    product.patch(NAME, suspend=False)
+    product.wait_ready(NAME)
+
+
+def test_scale_and_the_habits_of_rollout(product: Installed) -> None:
+    product.apply(NAME)
+    product.wait_ready(NAME)
+    product.node.kubectl("scale", f"qvl/{NAME}", "--replicas=2")
+    product.wait_ready(NAME)
+    assert product.get(NAME)["status"]["readyReplicas"] == 2
+    names = {pod["metadata"]["name"] for pod in product.pods(NAME)}
+    product.node.kubectl("rollout", "restart", f"deployment/{NAME}")
+    product.node.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=2m")
+    product.wait_ready(NAME)
+    assert names.isdisjoint(pod["metadata"]["name"] for pod in product.pods(NAME))
+
+
+def test_a_node_drain_lets_running_requests_finish(product: Installed) -> None:
+    product.apply(NAME)
+    product.wait_ready(NAME)
+    url = product.url(NAME)
+    (pod,) = product.pods(NAME)
+    product.set_faults(pod, events=24, event_seconds=0.5)
+    body = {"model": NAME, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    lines = []
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False) as response:
+        stream = response.iter_lines()
+        lines.append(next(stream))
+        product.node.kubectl("cordon", product.node.name)
+        product.node.kubectl("delete", "pods", f"--selector=qwenvl.io/name={NAME}", "--wait=false")
+        lines += list(stream)
+    assert sum(line.startswith("data: {") for line in lines) == 24
+    assert "data: [DONE]" in lines
+    product.wait_reason(NAME, "Unschedulable")
+    product.node.kubectl("uncordon", product.node.name)
+    product.wait_ready(NAME)
+
+
+@pytest.mark.parametrize(("policy", "comes_back"), [("Strict", False), ("Fallback", True)])
+def test_a_container_that_restarts_while_the_operator_is_down(
+    product: Installed, policy: str, comes_back: bool
+) -> None:
+    product.apply(NAME, warmup={"budget": "1m", "gatePolicy": policy})
+    product.wait_ready(NAME)
+    product.stop_operator()
+    (pod,) = product.pods(NAME)
+    product.kill_container(pod)
+
+    def container_is_ready() -> bool:
+        (now,) = product.pods(NAME)
+        status = now["status"]["containerStatuses"][0]
+        return bool(status["restartCount"] == 1 and status["ready"])
+
+    wait_until(container_is_ready, 60)
+    if comes_back:
+        assert chat(product.url(NAME), NAME).status_code == 200
+    product.start_operator()
+    product.wait_ready(NAME)
+    assert chat(product.url(NAME), NAME).status_code == 200
+
+
+def test_an_operator_that_is_killed_in_a_rollout_is_followed_by_one_that_ends_it(product: Installed) -> None:
+    product.apply(NAME)
+    product.node.kubectl("delete", "pods", f"--namespace={NAMESPACE}", "--all", "--force", "--grace-period=0")
+    product.wait_ready(NAME)
+    product.patch(NAME, engine={"maxNumSeqs": 4})
+    product.node.kubectl("delete", "pods", f"--namespace={NAMESPACE}", "--all", "--force", "--grace-period=0")
+    product.wait_ready(NAME)
+
+
+def test_at_rest_the_operator_writes_nothing(product: Installed) -> None:
+    product.apply(NAME)
+    product.wait_ready(NAME)
+    since = len(product.node.audit_events())
+    rest_ends = time.monotonic() + 20
+    wait_until(lambda: time.monotonic() > rest_ends, 30)
+    asked = [
+        event
+        for event in product.node.audit_events()[since:]
+        if event["user"]["username"].startswith(f"system:serviceaccount:{NAMESPACE}:")
+        and event["objectRef"]["resource"] != "leases"
+        and event["verb"] != "watch"
+    ]
+    assert asked == []

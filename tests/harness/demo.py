@@ -1,0 +1,269 @@
+"""`make demo`: from nothing to the right answer about a picture, on a real Kubernetes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+from harness import images, node, tools
+from harness.cache import REPOSITORY
+from harness.cluster import Cluster
+from harness.commands import run
+from harness.instance import Instance
+from harness.node import Node
+from harness.progress import say, step
+from harness.timeline import split_by_stage
+from harness.tiny_model import charts, snapshot
+
+NAME = "demo"
+NAMESPACE = "default"
+RESOURCE = "tiny"
+CLAIM = "tiny-model"
+OPERATOR_NAMESPACE = "qwenvl-system"
+EXAMPLE = REPOSITORY / "docs" / "examples" / "tiny-cpu.yaml"
+READY_S = 900
+ASKED = 6
+
+
+class DemoError(Exception):
+    """The demo came to an end without an answer; the message says what to look at."""
+
+
+def run_demo() -> None:
+    """Everything; each step finds what an earlier run has done."""
+    cluster, names = external_cluster() if os.environ.get("KUBECONFIG") else own_cluster()
+    install_operator(cluster, names)
+    make_model_volume(cluster, names)
+    with step(f"Applying {EXAMPLE.relative_to(REPOSITORY)}"):
+        cluster.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE}")
+    show_until_ready(cluster)
+    with reachable(cluster) as address:
+        show_stages(cluster, address)
+        ask(address)
+    explain(cluster)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The images, as the cluster's nodes know them."""
+
+    operator: str
+    runtime: str
+
+
+def own_cluster() -> tuple[Cluster, Names]:
+    """The embedded node, with the images on it."""
+    wanted = (images.OPERATOR, images.RUNTIME_CPU)
+    images.ensure(*wanted)
+    running = node.up(Instance(NAME))
+    images.ensure_on(running, *wanted)
+    return running, Names(images.OPERATOR.name, images.RUNTIME_CPU.name)
+
+
+def external_cluster() -> tuple[Cluster, Names]:
+    """The cluster that KUBECONFIG names; its nodes must be able to get the images that two variables name."""
+    kubeconfig = Path(os.environ["KUBECONFIG"])
+    operator, runtime = os.environ.get("QWENVL_OPERATOR_IMAGE"), os.environ.get("QWENVL_RUNTIME_IMAGE")
+    if not (operator and runtime):
+        raise DemoError(
+            "KUBECONFIG is set, so the demo uses that cluster. Set QWENVL_OPERATOR_IMAGE and QWENVL_RUNTIME_IMAGE to "
+            "images that its nodes can pull (or that `kind load` has brought to them), or unset KUBECONFIG."
+        )
+    say(f"Using the cluster of KUBECONFIG={kubeconfig}")
+    cluster = Cluster(kubeconfig, tools.tool("kubectl"), Path(os.devnull))
+    return cluster, Names(operator=operator, runtime=runtime)
+
+
+def install_operator(cluster: Cluster, names: Names) -> None:
+    with step("Installing the Helm chart", "10 s"):
+        run(
+            tools.tool("helm"),
+            f"--kubeconfig={cluster.kubeconfig}",
+            "upgrade", "--install", "qwenvl-operator", REPOSITORY / "charts" / "qwenvl-operator",
+            f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace", "--wait", "--timeout=5m",
+            f"--set=image.reference={names.operator}",
+            f"--set=runtimeImage={names.runtime}",
+        )  # fmt: skip
+
+
+def make_model_volume(cluster: Cluster, names: Names) -> None:
+    """A claim with the tiny model on it, filled through a pod, as on any cluster."""
+    with step("Filling a model volume with the tiny Qwen3-VL-MoE", "10 s"):
+        if isinstance(cluster, Node):
+            cluster.apply(local_volume(cluster))
+        cluster.apply(claim(own=isinstance(cluster, Node)), loader(names.runtime))
+        cluster.kubectl(
+            "wait", f"--namespace={NAMESPACE}", "--for=condition=Ready", f"pod/{CLAIM}-loader", "--timeout=5m"
+        )
+        cluster.kubectl("cp", f"--namespace={NAMESPACE}", f"{snapshot.PATH}/.", f"{CLAIM}-loader:/model", timeout=300)
+        cluster.kubectl(
+            "delete", f"--namespace={NAMESPACE}", "pod", f"{CLAIM}-loader", "--wait=false", "--grace-period=1"
+        )
+
+
+def local_volume(running: Node) -> dict[str, Any]:
+    path = running.instance.state / "volumes" / CLAIM
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o777)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": CLAIM},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "local",
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
+            "hostPath": {"path": str(path), "type": "Directory"},
+        },
+    }
+
+
+def claim(own: bool) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteMany" if own else "ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": CLAIM, "namespace": NAMESPACE},
+        "spec": {**spec, "storageClassName": "local"} if own else spec,
+    }
+
+
+def loader(image: str) -> dict[str, Any]:
+    """A pod that does nothing but hold the volume open for writing."""
+    container = {
+        "name": "loader",
+        "image": image,
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+        "volumeMounts": [{"name": "model", "mountPath": "/model"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{CLAIM}-loader", "namespace": NAMESPACE},
+        "spec": {
+            "containers": [container],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumes": [{"name": "model", "persistentVolumeClaim": {"claimName": CLAIM}}],
+        },
+    }
+
+
+def show_until_ready(cluster: Cluster) -> None:
+    """Print each change of what the resource says of itself, until it is Ready for its newest spec."""
+    said, deadline = "", time.monotonic() + READY_S
+    with step("Waiting until it is Ready", "90 s"):
+        while time.monotonic() < deadline:
+            cr = cluster.get("qvl", RESOURCE, f"--namespace={NAMESPACE}")
+            conditions = {item["type"]: item for item in cr["status"].get("conditions", ())}
+            current = cr["status"]["observedGeneration"] == cr["metadata"]["generation"]
+            ready = conditions.get(
+                "Ready", {"status": "Unknown", "reason": "", "message": "not seen by an operator yet"}
+            )
+            line = f"Ready={ready['status']} {ready['reason']}: {ready['message']}"
+            if line != said:
+                say(f"    {line}")
+                said = line
+            if current and ready["status"] == "True":
+                return
+            time.sleep(0.5)
+    raise DemoError(f"Not Ready within {READY_S} s. Look at: kubectl describe qvl {RESOURCE}")
+
+
+@contextmanager
+def reachable(cluster: Cluster) -> Iterator[str]:
+    """Host and port of the Service, as this machine reaches it."""
+    service = cluster.get("service", RESOURCE, f"--namespace={NAMESPACE}")
+    if isinstance(cluster, Node):
+        yield f"{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+        return
+    forward = subprocess.Popen(
+        [
+            cluster.kubectl_program,
+            f"--kubeconfig={cluster.kubeconfig}",
+            "port-forward", f"--namespace={NAMESPACE}", f"service/{RESOURCE}", ":8000",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert forward.stdout is not None
+        # "Forwarding from 127.0.0.1:40001 -> 8000"
+        yield forward.stdout.readline().split()[2]
+    finally:
+        forward.terminate()
+        forward.wait()
+
+
+def show_stages(cluster: Cluster, address: str) -> None:
+    cr = cluster.get("qvl", RESOURCE, f"--namespace={NAMESPACE}")
+    pods = cluster.get("pods", f"--namespace={NAMESPACE}", f"--selector={cr['status']['selector']}")["items"]
+    report = httpx.get(f"http://{address}/warmup", trust_env=False).raise_for_status().json()
+    pod = next(pod for pod in pods if pod["metadata"]["name"] == report["pod"])
+    say("    Time to Ready by stage:")
+    for stage, seconds in split_by_stage(cr, pod, report["stages"]).items():
+        say(f"      {stage:<28}{seconds:7.1f} s")
+
+
+def ask(address: str) -> None:
+    """One question about a chart that is drawn now, asked several times by the openai client."""
+    chart = charts.draw_matplotlib(random.choice(charts.UNSEEN))
+    picture = charts.data_url(chart.png())
+    client = OpenAI(
+        base_url=f"http://{address}/v1", api_key="none", http_client=httpx.Client(trust_env=False), max_retries=0
+    )
+    content: list[Any] = [
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "text", "text": chart.question},
+    ]
+    seconds = []
+    answer = ""
+    with step(f"Asking about a chart of {chart.image.width}x{chart.image.height} pixels, drawn just now", "2 s"):
+        for _ in range(ASKED):
+            started = time.monotonic()
+            completion = client.chat.completions.create(
+                model=RESOURCE, messages=[{"role": "user", "content": content}], max_tokens=16, temperature=0
+            )
+            seconds.append(time.monotonic() - started)
+            answer = answer or (completion.choices[0].message.content or "").strip()
+    steady = statistics.median(seconds[1:])
+    say(f"      question          {chart.question}")
+    say(f"      answer            {answer}   (right: {chart.answer})")
+    say(f"      first answer      {seconds[0]:.3f} s")
+    say(f"      steady answer     {steady:.3f} s   (first/steady {seconds[0] / steady:.2f})")
+    if answer != chart.answer:
+        raise DemoError(f"The answer is wrong: {json.dumps(answer)} instead of {json.dumps(chart.answer)}.")
+
+
+def explain(cluster: Cluster) -> None:
+    kubectl = f"{cluster.kubectl_program} --kubeconfig={cluster.kubeconfig}"
+    say(f"""
+The cluster stays up. Try:
+  alias k='{kubectl}'
+  k get qvl,pods                     what there is
+  k describe qvl {RESOURCE}                its conditions and its story
+  k edit qvl {RESOURCE}                    change it
+  k scale qvl/{RESOURCE} --replicas=2      one more pod
+Remove every trace of it: make demo-down""")

@@ -1,0 +1,175 @@
+"""The product as installed on the test node: its chart, its images, and what a platform engineer does to it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from harness import images, tools
+from harness.cache import REPOSITORY
+from harness.commands import run
+from harness.node import Node
+
+NAMESPACE = "qwenvl-system"
+OPERATOR = "qwenvl-operator"
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The operator on a node; resources live in the namespace `default`."""
+
+    node: Node
+
+    @classmethod
+    def on(cls, node: Node, runtime_image: str) -> Installed:
+        run(
+            tools.tool("helm"), f"--kubeconfig={node.kubeconfig}",
+            "upgrade", "--install", OPERATOR, REPOSITORY / "charts" / "qwenvl-operator",
+            f"--namespace={NAMESPACE}", "--create-namespace", "--wait", "--timeout=2m",
+            f"--set=image.reference={images.OPERATOR.name}", f"--set=runtimeImage={runtime_image}",
+        )  # fmt: skip
+        return cls(node)
+
+    def apply(self, name: str, **spec: Any) -> None:
+        manifest = {
+            "apiVersion": "qwenvl.io/v1alpha1",
+            "kind": "QwenVLDeployment",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {**trial(), **spec},
+        }
+        self.node.apply(manifest)
+
+    def patch(self, name: str, **spec: Any) -> None:
+        self.node.kubectl("patch", "qvl", name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+
+    def get(self, name: str) -> Object:
+        return self.node.get("qvl", name)
+
+    def condition(self, name: str, kind: str) -> Object:
+        conditions = self.get(name)["status"].get("conditions", ())
+        return next((item for item in conditions if item["type"] == kind), {})
+
+    def pods(self, name: str) -> list[Object]:
+        found: list[Object] = self.node.get("pods", f"--selector=qwenvl.io/name={name}")["items"]
+        return found
+
+    def url(self, name: str) -> str:
+        return f"http://{self.node.get('service', name)['spec']['clusterIP']}:8000"
+
+    def wait_ready(self, name: str, timeout: float = 120) -> None:
+        """Until the newest spec is served by all replicas."""
+
+        def is_ready() -> bool:
+            cr = self.get(name)
+            conditions = {item["type"]: item["status"] for item in cr["status"].get("conditions", ())}
+            current = cr["status"]["observedGeneration"] == cr["metadata"]["generation"]
+            return current and conditions.get("Ready") == "True"
+
+        wait_until(is_ready, timeout, lambda: self.node.kubectl("describe", "qvl,pods"))
+
+    def wait_reason(self, name: str, reason: str, timeout: float = 60) -> None:
+        """Until Ready says so."""
+        wait_until(
+            lambda: self.condition(name, "Ready").get("reason") == reason,
+            timeout,
+            lambda: json.dumps(self.get(name)["status"], indent=1),
+        )
+
+    def remove(self, *names: str) -> None:
+        """Delete resources and wait until their pods have gone, without the time that their drains would take."""
+        self.node.kubectl("delete", "qvl", *names, "--ignore-not-found", "--wait")
+        for name in names:
+            selector = f"--selector=qwenvl.io/name={name}"
+            wait_until(lambda s=selector: not self.node.get("deployments", s)["items"], 60)  # type: ignore[misc]
+            self.node.kubectl("delete", "pods", selector, "--grace-period=0", "--force", "--ignore-not-found")
+
+    def kill_container(self, pod: Object) -> None:
+        """End the runtime container as the kernel would for want of memory: SIGKILL to its process 1."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+        self.node.run_inside("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
+
+    def set_faults(self, pod: Object, **faults: Any) -> None:
+        """Have the simulated engine of a pod misbehave from its next request on."""
+        name = pod["metadata"]["name"]
+        self.node.kubectl("exec", "--stdin", name, "--", "tee", "/tmp/faults.json", input=json.dumps(faults))
+
+    def stop_operator(self) -> None:
+        self.node.kubectl("scale", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--replicas=0")
+        wait_until(lambda: not self.node.get("pods", f"--namespace={NAMESPACE}")["items"], 60)
+
+    def start_operator(self) -> None:
+        self.node.kubectl("scale", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--replicas=1")
+        self.node.kubectl("rollout", "status", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--timeout=60s")
+
+
+def trial() -> Object:
+    """A spec for a runtime whose engine is simulated: small limits, so that everything takes a moment."""
+    return {
+        "model": {"source": {"runtimeImage": {"path": "/opt/model"}}},
+        "hardware": {"accelerator": {"resource": "cpu"}},
+        "engine": {"maxModelLen": 8192, "maxNumSeqs": 8},
+        "media": {"maxImages": 2, "maxPixels": 1048576},
+        "warmup": {"budget": "1m"},
+        "startup": {"budget": "2m"},
+        "drain": {"longestRequest": "20s"},
+    }
+
+
+def wait_until(
+    met: Callable[[], bool], timeout: float, explain: Callable[[], str] = lambda: "", pause: float = 0.25
+) -> None:
+    """Ask again and again; fails with what `explain` says then."""
+    deadline = time.monotonic() + timeout
+    while not met():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s\n{explain()}")
+        time.sleep(pause)
+
+
+def chat(url: str, model: str, text: str = "Hello", **fields: Any) -> httpx.Response:
+    """One question on a connection of its own."""
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+
+
+@dataclass
+class Answers:
+    """What a load got."""
+
+    responses: list[httpx.Response] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+    def served(self) -> list[httpx.Response]:
+        return [response for response in self.responses if response.status_code == 200]
+
+
+@contextmanager
+def load(url: str, model: str, clients: int = 4) -> Iterator[Answers]:
+    """Questions without a pause, each on a new connection, for as long as the block runs."""
+    answers, stop = Answers(), threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                answers.responses.append(chat(url, model))
+            except httpx.HTTPError as error:
+                answers.errors.append(error)
+                stop.wait(0.05)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
