@@ -134,6 +134,7 @@ async def test_a_kind_that_may_not_be_listed_is_left_to_its_watch(rig: Rig) -> N
     rig.cluster.faults = {LISTED.index(Kind.POD) + 1: Fault(FORBIDDEN)}
     await rig.feed.insist()
     assert rig.pods() == ["reports-1"]
+    assert rig.lists() == list(LISTED)
 
 
 async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
