@@ -24,7 +24,16 @@ def _buildah(*arguments: str | Path, caches: Mapping[str, Path] | None = None) -
             folder.mkdir(parents=True, exist_ok=True)
             (known / identifier).symlink_to(folder)
         options = ("--root", storage, "--runroot", f"{scratch}/run", "--storage-driver", "overlay")
-        return run(*PRIVATE, "buildah", *options, *arguments, env={"TMPDIR": scratch})
+        return run(*PRIVATE, *_with_own_var_lib(), "buildah", *options, *arguments, env={"TMPDIR": scratch})
+
+
+def _with_own_var_lib() -> tuple[str, ...]:
+    """Its notes on which layer has which digest go to /var/lib, whatever it is told: a folder of the cache, in truth."""
+    own = cache_folder() / "buildah-var"
+    for part in ("upper", "work"):
+        (own / part).mkdir(parents=True, exist_ok=True)
+    options = f"lowerdir=/var/lib,upperdir={own / 'upper'},workdir={own / 'work'}"
+    return "sh", "-ec", f'mount -t overlay -o "{options}" overlay /var/lib; exec "$@"', "sh"
 
 
 def build(
@@ -73,7 +82,7 @@ def label(name: str, key: str) -> str:
 
 
 def write_layout(name: str, layout: Path) -> str:
-    """Write an image uncompressed into an OCI layout, less the layers that lie there; returns its tag in the layout."""
+    """Write an image into an OCI layout, less the layers that lie there; returns its tag in the layout."""
     tag = name.translate(_LAYOUT_TAG_SEPARATORS)
-    _buildah("push", "--disable-compression", "--quiet", name, f"oci:{layout}:{tag}")
+    _buildah("push", "--quiet", name, f"oci:{layout}:{tag}")
     return tag

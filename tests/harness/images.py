@@ -85,7 +85,8 @@ def _build(image: Image) -> None:
         _build(image.base)
     record = _record(image)
     wanted = image.key()
-    with locked(record.with_suffix(".lock")):
+    # One at a time: the images share a layout, and what a new one no longer uses is removed from it.
+    with locked(cache_folder() / "images" / "lock"):
         if _is_current(record, wanted, image.name):
             return
         preflight.check(preflight.BUILD)
