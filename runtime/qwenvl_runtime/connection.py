@@ -145,7 +145,8 @@ class ClientConnection(asyncio.Protocol):
             if self._reading_paused:
                 self._reading_paused = False
                 self._transport.resume_reading()
-            self._advance()
+            if begun:
+                self._advance()
         else:
             self._end(linger)
         self._front.settle()

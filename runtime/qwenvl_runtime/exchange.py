@@ -105,7 +105,8 @@ class Exchange:
             message = "The engine broke off before it answered."
             self.refuse(RequestError(HTTPStatus.BAD_GATEWAY, "engine_broke_off", message), unread=False)
         else:
-            self.refuse(self._front.build_unavailable("The engine cannot be reached."), unread=False)
+            error = self._front.build_unavailable("engine_unreachable", "The engine cannot be reached.")
+            self.refuse(error, unread=False)
 
     def _answered_locally(self, task: asyncio.Task[Page]) -> None:
         if not task.cancelled():

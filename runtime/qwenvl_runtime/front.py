@@ -109,10 +109,10 @@ class Front:
         """Raises RequestError for what will not be answered, before its body is read."""
         route = check_request(head, self.limits)
         if route.relayed and not self._may_ask(head):
-            raise self.build_unavailable(f"The model is not ready: {self._boot.phase}.")
+            raise self.build_unavailable("not_ready", f"The model is not ready: {self._boot.phase}.")
 
-    def build_unavailable(self, message: str) -> RequestError:
-        return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", message, (("Retry-After", "5"),))
+    def build_unavailable(self, code: str, message: str) -> RequestError:
+        return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, (("Retry-After", "5"),))
 
     def format_date(self) -> str:
         return formatdate(time.time(), usegmt=True)

@@ -24,9 +24,8 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 def write_line(source: str, level: str, message: str, **fields: Any) -> None:
     """One line; `fields` must never hold a request's content."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = {"time": now, "level": level, "source": source, "message": message, **fields}
-    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    line = {"time": datetime.now(UTC), "level": level, "source": source, "message": message, **fields}
+    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
     sys.stdout.buffer.flush()
 
 

@@ -34,7 +34,9 @@ class RequestReader:
     def __init__(self, head: bytes, max_headers: int) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
+        self._count = 0
+        self._ambiguous = False
         self._begun = 0
         self._head_complete = False
         self.complete = False
@@ -45,7 +47,7 @@ class RequestReader:
         upgrade = self._feed(head)
         if not self._head_complete or self._begun > 1 or self.body:
             raise bad_request("The request's head is malformed.")
-        if len(self._headers) > max_headers:
+        if self._count > max_headers:
             raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "Too many headers.")
         self.head = self._build_head(upgrade)
 
@@ -61,8 +63,12 @@ class RequestReader:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_complete:
-            self._headers.append((name.lower(), value))
+        if self._head_complete:
+            return  # a trailer
+        name = name.lower()
+        self._count += 1
+        self._ambiguous = self._ambiguous or (name in _FORBIDDEN_TWICE and name in self._headers)
+        self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         self._head_complete = True
@@ -87,12 +93,11 @@ class RequestReader:
         return False
 
     def _build_head(self, upgrade: bool) -> RequestHead:
-        headers = dict(self._headers)
+        headers = self._headers
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "http_version", "Use HTTP/1.1.")
-        names = [name for name, _ in self._headers if name in _FORBIDDEN_TWICE]
-        if len(names) != len(set(names)) or (b"host" not in headers and version == "1.1"):
+        if self._ambiguous or (b"host" not in headers and version == "1.1"):
             raise bad_request("Host, Content-Length or Transfer-Encoding is missing or given twice.")
         length = _read_body_length(headers, version)
         if length is None and upgrade:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from uuid import uuid4
 
 HEADER = "X-Request-Id"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -13,4 +13,4 @@ def choose_request_id(offered: bytes | None) -> str:
     """The client's own id if it is well-formed, else a new one."""
     if offered is not None and _WELL_FORMED.fullmatch(offered):
         return offered.decode("ascii")
-    return uuid4().hex
+    return os.urandom(16).hex()

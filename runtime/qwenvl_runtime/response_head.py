@@ -1,4 +1,7 @@
-"""The head of the engine's response, less what the front says itself, and where the response's body ends."""
+"""The head of the engine's response, less what the front says itself, and where the response's body ends.
+
+The engine is trusted to write HTTP as it should, so its heads are only cut at their line ends.
+"""
 
 from __future__ import annotations
 
@@ -25,56 +28,55 @@ class ResponseHead:
     keep_alive: bool
 
 
-class ResponseReader:
-    """Reads one of the engine's response heads and, if that is chunked, where its body ends."""
+def read_response_head(raw: bytes, keep_chunks: bool = True) -> ResponseHead:
+    """`raw` goes up to the empty line and holds it. Raises ValueError for what is no head."""
+    first, *lines = raw[:-4].split(b"\r\n")
+    version, _, rest = first.partition(b" ")
+    if version != b"HTTP/1.1":
+        raise ValueError("the engine does not speak HTTP/1.1")
+    status, length, chunked, keep_alive = int(rest[:3]), None, False, True
+    kept = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = value.strip().lower() == b"chunked"
+            if not keep_chunks:
+                continue
+        elif name == b"connection":
+            keep_alive = value.strip().lower() != b"close"
+        if name not in _DROPPED_HEADERS:
+            kept.append(line + b"\r\n")
+    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        length = 0
+    return ResponseHead(status, b"".join(kept), None if chunked else length, chunked, keep_alive)
 
-    _dropped = _DROPPED_HEADERS
 
-    def __init__(self, head: bytes) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
+class Chunks:
+    """Finds the end of a chunked body; for clients that do not know chunks (HTTP/1.0) it takes their framing away."""
+
+    def __init__(self, raw_head: bytes, decode: bool) -> None:
         self.complete = False
-        self._parser.feed_data(head)
-        self.head = self._build_head()
+        self._body: list[bytes] = []
+        self._decode = decode
+        if decode:
+            self.on_body = self._body.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(raw_head)
 
-    def feed_body(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for these bytes. Raises httptools.HttpParserError."""
         self._parser.feed_data(data)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        if not self._decode:
+            return data
+        data = b"".join(self._body)
+        self._body.clear()
+        return data
 
     def on_message_complete(self) -> None:
         self.complete = True
-
-    def _build_head(self) -> ResponseHead:
-        length, chunked = None, False
-        kept = []
-        for name, value in self._headers:
-            lower = name.lower()
-            if lower == b"content-length":
-                length = int(value)
-            elif lower == b"transfer-encoding":
-                chunked = value.lower() == b"chunked"
-            if lower not in self._dropped:
-                kept.append(b"%b: %b\r\n" % (name, value))
-        status = self._parser.get_status_code()
-        if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-            length = 0
-        keep_alive = self._parser.should_keep_alive()
-        return ResponseHead(status, b"".join(kept), None if chunked else length, chunked, keep_alive)
-
-
-class DecodingReader(ResponseReader):
-    """For clients that do not know chunks (HTTP/1.0): gives the body's bytes without their framing."""
-
-    _dropped = _DROPPED_HEADERS | {b"transfer-encoding"}
-
-    def __init__(self, head: bytes) -> None:
-        self.body: list[bytes] = []
-        super().__init__(head)
-
-    def on_body(self, data: bytes) -> None:
-        self.body.append(data)
 
 
 def status_line(status: int) -> bytes:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 2.0
+_WATCH_PATIENCE_SECONDS = 10.0
+_WATCH_FAILURES = 2
 _RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
 _CANCEL_SECONDS = 4.0
 _FLUSH_SECONDS = 1.0
@@ -161,10 +163,12 @@ class Server:
     async def _watch(self) -> Ending:
         """An API server may outlive its engine, refusing connections or its own health: that is a death too."""
         sick = 0
-        while sick < 3:
+        while sick < _WATCH_FAILURES:
             await asyncio.sleep(_WATCH_SECONDS)
             reap_orphans(self._engine.pid)
-            sick = 0 if await self._is_healthy() else sick + 1
+            with suppress(TimeoutError):  # slow is not dead
+                async with asyncio.timeout(_WATCH_PATIENCE_SECONDS):
+                    sick = 0 if await self._is_healthy() else sick + 1
         return Ending(ExitCode.ENGINE_DIED, "the engine says that it is dead, or takes no connections any more")
 
     async def _mourn(self, code: int) -> Ending:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from qwenvl_runtime.response_head import DecodingReader, ResponseHead, ResponseReader
+from qwenvl_runtime.response_head import Chunks, ResponseHead, read_response_head
 
 _IDLE_LIMIT = 128
 _HEAD_LIMIT = 1 << 16
@@ -64,14 +64,14 @@ class Call:
         self._pool = pool
         self._request = request
         self._listener = listener
-        self._reader_type = DecodingReader if decode else ResponseReader
+        self._decode = decode
         self._cancelled = False
         self._pooled = False
         self._connecting: asyncio.Task[EngineConnection] | None = None
         self._connection = pool.take()
         if self._connection is not None:
             self._pooled = True
-            self._connection.send(request, self._reader_type, listener, self._break)
+            self._connection.send(request, decode, listener, self._break)
         else:
             self._connect()
 
@@ -102,7 +102,7 @@ class Call:
         if self._cancelled:
             self._connection.abort()
         else:
-            self._connection.send(self._request, self._reader_type, self._listener, self._break)
+            self._connection.send(self._request, self._decode, self._listener, self._break)
 
     def _break(self, silent: bool) -> None:
         """The connection is gone; `silent`: before a single byte of the answer."""
@@ -124,20 +124,16 @@ class EngineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._listener: Listener | None = None
         self._broken: Callable[[bool], None]
-        self._reader_type: type[ResponseReader]
-        self._reader: ResponseReader | None = None
+        self._decode = False
+        self._head: ResponseHead | None = None
+        self._chunks: Chunks | None = None
         self._buffer = b""
-        self._left = 0
+        self._left = 0  # bytes of the answer that are missing; 1 while nobody knows how many
         self._paused = False
 
-    def send(
-        self,
-        request: bytes,
-        reader_type: type[ResponseReader],
-        listener: Listener,
-        broken: Callable[[bool], None],
-    ) -> None:
-        self._listener, self._broken, self._reader_type = listener, broken, reader_type
+    def send(self, request: bytes, decode: bool, listener: Listener, broken: Callable[[bool], None]) -> None:
+        """`decode`: take the framing away from a chunked answer."""
+        self._listener, self._broken, self._decode = listener, broken, decode
         self._transport.write(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -149,24 +145,26 @@ class EngineConnection(asyncio.Protocol):
         listener, self._listener = self._listener, None
         if listener is None:
             return
-        reader = self._reader
-        ends_with_connection = reader is not None and reader.head.body_length is None and not reader.head.chunked
-        if ends_with_connection and exc is None:
+        head = self._head
+        if head is not None and head.body_length is None and not head.chunked and exc is None:
             listener.answer_ended()
         else:
-            self._broken(reader is None and not self._buffer)
+            self._broken(head is None and not self._buffer)
 
     def data_received(self, data: bytes) -> None:
         if self._listener is None:
             self._transport.abort()
             return
         try:
-            if self._reader is None:
-                self._read_head(data)
+            if self._head is None:
+                self._read_head(data, self._listener)
             else:
-                self._read_body(data, self._listener.answer_continued)
+                self._listener.answer_continued(self._read_body(data, self._head))
         except (httptools.HttpParserError, ValueError):
             self._transport.abort()
+            return
+        if self._left == 0 and self._head is not None:
+            self._end(self._head)
 
     def pause(self) -> None:
         if not self._paused:
@@ -185,46 +183,40 @@ class EngineConnection(asyncio.Protocol):
         self._listener = None
         self._transport.abort()
 
-    def _read_head(self, data: bytes) -> None:
-        assert self._listener is not None
+    def _read_head(self, data: bytes, listener: Listener) -> None:
         self._buffer += data
         end = self._buffer.find(_HEAD_END)
         if end < 0:
             if len(self._buffer) > _HEAD_LIMIT:
-                self._transport.abort()
+                raise ValueError("the head does not end")
             return
         end += len(_HEAD_END)
-        reader = self._reader = self._reader_type(self._buffer[:end])
-        rest, self._buffer = self._buffer[end:], b""
-        self._left = reader.head.body_length or 0
-        listener = self._listener
-        self._read_body(rest, lambda body: listener.answer_begun(reader.head, body))
+        raw, body = self._buffer[:end], self._buffer[end:]
+        head = read_response_head(raw, keep_chunks=not self._decode)
+        self._buffer = b""
+        self._chunks = Chunks(raw, self._decode) if head.chunked else None
+        self._left = 1 if head.body_length is None else head.body_length
+        self._head = head
+        listener.answer_begun(head, self._read_body(body, head) if body else b"")
 
-    def _read_body(self, data: bytes, deliver: Callable[[bytes], None]) -> None:
-        reader = self._reader
-        assert reader is not None
-        if reader.head.chunked:
-            reader.feed_body(data)
-            ended = reader.complete
-            if isinstance(reader, DecodingReader):
-                data = b"".join(reader.body)
-                reader.body.clear()
-        else:
+    def _read_body(self, data: bytes, head: ResponseHead) -> bytes:
+        """What of `data` goes to the client; sets `_left` to 0 when the body is whole."""
+        if self._chunks is not None:
+            data = self._chunks.feed(data)
+            self._left = 0 if self._chunks.complete else 1
+        elif head.body_length is not None:
             self._left -= len(data)
-            ended = self._left == 0 and reader.head.body_length is not None
-            if self._left < 0 and reader.head.body_length is not None:
+            if self._left < 0:
                 raise ValueError("more bytes than the answer was said to have")
-        deliver(data)
-        if ended and self._listener is not None:
-            self._end(reader)
+        return data
 
-    def _end(self, reader: ResponseReader) -> None:
-        listener, self._listener, self._reader = self._listener, None, None
-        assert listener is not None
+    def _end(self, head: ResponseHead) -> None:
+        listener, self._listener, self._head, self._chunks = self._listener, None, None, None
         # The client may be slow to take the last bytes; the next call on this connection has another client.
         self.resume()
-        if reader.head.keep_alive:
-            self._pool.give_back(self)
-        else:
+        if not head.keep_alive:
             self._transport.close()
-        listener.answer_ended()
+        elif listener is not None:
+            self._pool.give_back(self)
+        if listener is not None:
+            listener.answer_ended()

@@ -94,6 +94,15 @@ class RawClient:
     async def connect(cls, port: int) -> RawClient:
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 26))
 
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, port: int) -> AsyncIterator[RawClient]:
+        client = await cls.connect(port)
+        try:
+            yield client
+        finally:
+            client.close()
+
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
