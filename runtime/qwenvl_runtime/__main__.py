@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
+import signal
 import sys
-from pathlib import Path
-
-import uvloop
-from pydantic import ValidationError
-
-from qwenvl_runtime.arguments import refused_arguments
-from qwenvl_runtime.config import CONFIG_DIRECTORY, CONFIG_FILE, PORT, RuntimeConfig
-from qwenvl_runtime.limits import Limits
-from qwenvl_runtime.logs import set_up_logging
-from qwenvl_runtime.server import Ending, ExitCode, Server
-
-_LAST_WORDS_LIMIT = 2048
-
-logger = logging.getLogger("qwenvl_runtime")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="qwenvl_runtime", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, default=Path(CONFIG_DIRECTORY, CONFIG_FILE), help="RuntimeConfig as JSON"
-    )
-    parser.add_argument("--port", type=int, default=PORT, help="port of the front; 0 takes a free one and logs it")
-    parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"))
-    arguments = parser.parse_args()
-    set_up_logging()
-    try:
-        config = load_config(arguments.config)
-    except (OSError, ValueError) as error:
-        return end(Ending(ExitCode.BAD_CONFIG, f"{arguments.config}: {describe(error)}"), arguments.termination_log)
-    return end(uvloop.run(serve(config, arguments.port)), arguments.termination_log)
+    # Process 1 without a handler ignores SIGTERM, and what follows takes a moment to import.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from qwenvl_runtime.command import run
 
-
-def load_config(path: Path) -> RuntimeConfig:
-    """Raises OSError or ValueError (of which pydantic's ValidationError is one)."""
-    config = RuntimeConfig.load(path)
-    if refused := refused_arguments(config.engine.extra_args):
-        raise ValueError("engine.extra_args: " + ", ".join(refused))
-    return config
-
-
-def describe(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-    return str(error)
-
-
-async def serve(config: RuntimeConfig, port: int) -> Ending:
-    return await Server(config, port, Limits(body_bytes=config.media.max_request_bytes)).run()
-
-
-def end(ending: Ending, termination_log: Path) -> int:
-    """The last log line, and for a failure the line that `kubectl describe pod` shows."""
-    if ending.code is ExitCode.STOPPED:
-        logger.info("%s", ending.message)
-    else:
-        last_words = f"{ending.code.name}: {ending.message}"[:_LAST_WORDS_LIMIT]
-        logger.error("%s", last_words)
-        if termination_log.exists():
-            termination_log.write_text(last_words + "\n")
-    return ending.code
+    return run()
 
 
 if __name__ == "__main__":
