@@ -59,7 +59,10 @@ class Store:
         if key is None:
             return None
         known = self._get(key, ref)
-        if known is not None and known["metadata"]["uid"] == manifest["metadata"]["uid"]:
+        if known is None:
+            # A list that was asked for before may still hold it.
+            self._tick(ref)
+        elif known["metadata"]["uid"] == manifest["metadata"]["uid"]:
             self._delete(key, ref)
         return key
 

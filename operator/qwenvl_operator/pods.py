@@ -48,6 +48,11 @@ def revision_of(pod: Manifest) -> str:
     return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
 
 
+def template_of(pod: Manifest) -> str:
+    """Hash of the template that the pod was made from, as the Deployment controller labels it."""
+    return str(pod["metadata"].get("labels", {}).get("pod-template-hash", ""))
+
+
 def is_ending(pod: Manifest) -> bool:
     """Whether the pod is being deleted, or has come to its end already."""
     return bool(pod["metadata"].get("deletionTimestamp")) or pod.get("status", {}).get("phase") in (

@@ -12,7 +12,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import is_ending, is_unschedulable, revision_of
+from qwenvl_operator.pods import is_ending, is_scheduled, is_unschedulable, revision_of, template_of
 
 
 class Strategy(Enum):
@@ -156,10 +156,11 @@ def _tolerates(toleration: Toleration, taint: Manifest) -> bool:
 
 
 def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:
+    """Whether a pod waits for room that a pod of another template holds, be it of an older revision or, after `kubectl
+    rollout restart`, of the same one."""
     living = [pod for pod in pods if not is_ending(pod)]
-    new = [pod for pod in living if revision_of(pod) == cr.revision]
-    old = [pod for pod in living if revision_of(pod) != cr.revision]
-    return bool(old) and any(is_unschedulable(pod) for pod in new)
+    waiting = {template_of(pod) for pod in living if is_unschedulable(pod) and revision_of(pod) == cr.revision}
+    return any(is_scheduled(pod) and template_of(pod) not in waiting for pod in living) if waiting else False
 
 
 def _revision(deployment: Manifest) -> str:

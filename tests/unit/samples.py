@@ -77,7 +77,11 @@ def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **st
             "uid": f"{name}-uid",
             "resourceVersion": "5",
             "creationTimestamp": STARTED,
-            "labels": {**labels(KEY), REVISION_LABEL: revision or cr.revision},
+            "labels": {
+                **labels(KEY),
+                REVISION_LABEL: revision or cr.revision,
+                "pod-template-hash": state.get("template", revision or cr.revision),
+            },
         },
         "spec": {
             "readinessGates": [{"conditionType": GATE}],

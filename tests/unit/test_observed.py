@@ -74,6 +74,14 @@ def test_a_list_is_older_than_what_came_after_it_was_asked_for() -> None:
     assert [item["metadata"]["name"] for item in seen(store).pods] == ["born-since"]
 
 
+def test_what_came_and_went_during_a_list_is_no_ghost() -> None:
+    store = filled()
+    mark = store.mark()
+    store.remove(pod(CR, "brief"))
+    store.replace(Kind.POD, [pod(CR), pod(CR, "brief")], mark)
+    assert [item["metadata"]["name"] for item in seen(store).pods] == ["reports-1"]
+
+
 def test_a_list_of_one_kind_leaves_the_others_alone() -> None:
     store = filled()
     store.replace(Kind.CONFIG_MAP, [], store.mark())

@@ -62,6 +62,16 @@ def test_auto_takes_a_surge_back_that_does_not_fit() -> None:
     assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.RECREATE
 
 
+def test_auto_takes_back_a_surge_that_a_restart_by_hand_began() -> None:
+    pods = [pod(NEW, "old", ready=True, template="before"), pod(NEW, "new", scheduled=False, template="after")]
+    assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.RECREATE
+
+
+def test_auto_waits_for_room_that_no_pod_of_its_own_holds() -> None:
+    pods = [pod(NEW, "one", ready=True), pod(NEW, "two", scheduled=False)]
+    assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.SURGE
+
+
 def test_auto_leaves_a_new_pod_that_waits_for_its_first_gpu_alone() -> None:
     pods = [pod(NEW, "new", scheduled=False)]
     assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.SURGE
