@@ -98,6 +98,7 @@ class Server:
             if serving.done():
                 self._boot.phase = Phase.FAILED
                 return serving.result()
+            serving.cancel()
             return await self._drain(death)
         finally:
             for task in (serving, stop, death):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from statistics import median
 
@@ -47,13 +49,16 @@ class Shot:
 
 def prepare_shots(config: RuntimeConfig) -> list[Shot]:
     """Draws the pictures: some seconds of work, best done while the engine loads."""
-    shots = [Shot("text", bodies=tuple(_build_body(config, seed, None) for seed in range(_ASKINGS)))]
+    seeds = itertools.count()
+
+    def build_bodies(draw: Callable[[int], bytes | None]) -> tuple[bytes, ...]:
+        return tuple(_build_body(config, seed, draw(seed)) for seed in itertools.islice(seeds, _ASKINGS))
+
+    shots = [Shot("text", bodies=build_bodies(lambda seed: None))]
     if config.media.max_images:
         room = config.engine.max_model_len - _ANSWER_TOKENS - _TEXT_TOKENS
-        for name, (width, height) in choose_sizes(config.media.max_pixels, room).items():
-            pictures = [draw_png(width, height, seed) for seed in range(_ASKINGS)]
-            bodies = tuple(_build_body(config, seed, png) for seed, png in enumerate(pictures))
-            shots.append(Shot(name, width, height, bodies))
+        for name, size in choose_sizes(config.media.max_pixels, room).items():
+            shots.append(Shot(name, *size, bodies=build_bodies(partial(draw_png, *size))))
     return shots
 
 

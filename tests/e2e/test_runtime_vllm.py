@@ -1,0 +1,143 @@
+"""The runtime's life with a real vLLM on the CPU as its child, on this machine without a container."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.runtime_process import RuntimeProcess, build_config, list_children, running, starts
+from harness.tiny_model import charts, snapshot
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+
+CONFIG = build_config(
+    engine={"model_path": str(snapshot.PATH)},
+    media={"max_images": 4, "max_pixels": 262144},
+    warmup={"budget": 180},
+    drain={"propagation": 1, "longest_request": 60, "engine_stop": 20},
+    startup_budget=300,
+)
+
+
+def find_process(root: int, title: str) -> int:
+    """The process below `root` whose title says that it is this part of vLLM."""
+    for pid in list_children(root):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        if title in command:
+            return pid
+        if found := find_process(pid, title):
+            return found
+    return 0
+
+
+def list_tree(root: int) -> list[int]:
+    return [pid for child in list_children(root) for pid in (child, *list_tree(child))]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except FileNotFoundError:
+        return False
+
+
+def build_body(**fields: Any) -> bytes:
+    return json.dumps({"model": "tiny", **fields}).encode()
+
+
+async def stream_events(runtime: RuntimeProcess, tokens: int) -> AsyncIterator[dict[str, Any]]:
+    """The events of a streamed answer of exactly so many tokens; ends early where the connection breaks."""
+    messages = [{"role": "user", "content": "count"}]
+    body = build_body(messages=messages, stream=True, max_tokens=tokens, ignore_eos=True)
+    reader, writer = await asyncio.open_connection("127.0.0.1", runtime.port)
+    head = (
+        f"POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    try:
+        async for line in reader:
+            if line.startswith(b"data: {"):
+                yield json.loads(line[6:])
+    finally:
+        writer.close()
+
+
+async def test_a_pod_from_its_start_to_its_end(tmp_path: Path) -> None:
+    async with running(CONFIG, tmp_path, fake=False) as runtime:
+        while (report := await runtime.read_report()).reason == "the engine is loading the model":
+            assert (await runtime.get("/healthz")).status == 503
+            assert (await runtime.get("/readyz")).status == 503
+            assert (await runtime.chat()).status == 503
+            await asyncio.sleep(0.5)
+        assert not report.complete
+        await runtime.wait_ready()
+        report = await runtime.read_report()
+        assert [shot.name for shot in report.shots] == ["text", "smallest", "typical", "largest", "proof"]
+        assert (await runtime.get("/healthz")).status == 200
+
+        chart = charts.draw(7)
+        picture = {"type": "image_url", "image_url": {"url": chart.data_url()}}
+        content = [picture, {"type": "text", "text": chart.question}]
+        answer = await runtime.chat(messages=[{"role": "user", "content": content}], temperature=0, max_tokens=8)
+        assert answer.status == 200
+        assert chart.answer in json.loads(answer.body)["choices"][0]["message"]["content"]
+
+        stranger = {"type": "image_url", "image_url": {"url": "http://canary.example/a.png"}}
+        refused = await runtime.chat(messages=[{"role": "user", "content": [stranger]}])
+        assert refused.status == 400
+        odd = [{"type": "image_url", "image_url": None, "text": "canary"}, {"type": "canary"}]
+        assert (await runtime.chat(messages=[{"role": "user", "content": odd}])).status >= 400
+        page = (await runtime.get("/metrics")).body.decode()
+        assert "vllm:num_requests_running" in page
+        assert "qwenvl_runtime_start_stage_seconds" in page
+
+        events = stream_events(runtime, tokens=300)
+        await anext(events)
+        runtime.terminate()
+        await runtime.wait_line(message=starts("draining"))
+        assert (await runtime.get("/readyz")).status == 503
+        assert (await runtime.chat(max_tokens=1)).status == 200, "endpoints may still send"
+        rest = [event async for event in events]
+        assert rest[-1]["choices"][0]["finish_reason"] == "length", "the stream ran to its end"
+        assert await runtime.end() == 0
+        assert runtime.last_words == ""
+        assert "canary" not in runtime.text
+        assert list_tree(runtime.process.pid) == []
+
+
+async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
+    async with running(CONFIG, tmp_path, fake=False) as runtime:
+        await runtime.wait_line(source="engine")
+        family = list_tree(runtime.process.pid)
+        began = time.monotonic()
+        runtime.terminate()
+        assert await runtime.end() == 0
+        assert time.monotonic() - began < 10
+        assert not any(is_running(pid) for pid in family)
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker", "vllm.entrypoints"])
+async def test_the_death_of_any_of_the_engines_processes_ends_the_container(tmp_path: Path, title: str) -> None:
+    async with running(CONFIG, tmp_path, fake=False) as runtime:
+        await runtime.wait_ready()
+        events = stream_events(runtime, tokens=3000)
+        await anext(events)
+        family = list_tree(runtime.process.pid)
+        began = time.monotonic()
+        os.kill(find_process(runtime.process.pid, title), signal.SIGKILL)
+        rest = [event async for event in events]
+        assert not any(event.get("choices", [{}])[0].get("finish_reason") for event in rest), (
+            "half an answer ends in none"
+        )
+        assert await runtime.end() == 10
+        assert time.monotonic() - began < 20
+        assert runtime.last_words.startswith("ENGINE_DIED: ")
+        assert not any(is_running(pid) for pid in family)
