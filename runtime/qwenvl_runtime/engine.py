@@ -19,6 +19,7 @@ _NO_MEDIA_DOMAIN = "media-by-url-is-off.invalid"
 _CPU_CACHE_BYTES = 1 << 30
 _CPU_THREADS = 4
 _LINE_LIMIT = 1 << 16
+_LAST_LINES_SECONDS = 1.0
 _FOREVER = "86400"
 # What the image says about the hardware. Every other VLLM_ variable is dropped: a Service called `vllm` alone would
 # bring VLLM_PORT=tcp://..., and VLLM_API_KEY or VLLM_LOGGING_LEVEL would change what the front relies on.
@@ -163,9 +164,7 @@ class Engine:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         # The last lines tell why it died. A grandchild in a session of its own may hold the pipe open for ever.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await asyncio.shield(self._printing)
+        await asyncio.wait({self._printing}, timeout=_LAST_LINES_SECONDS)
         self._printing.cancel()
 
     def _signal(self, number: signal.Signals) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ class Server:
         self._config = config
         self._port = port
         self._boot = Boot(config.revision)
-        self._scratch = Path(tempfile.mkdtemp(prefix="qwenvl-", dir=SCRATCH_DIRECTORY))
+        self._scratch = Path(SCRATCH_DIRECTORY, f"qwenvl-{self._boot.boot_id[:8]}")
         self._socket = self._scratch / "engine.sock"
         self._engine_log = EngineLog()
         self._front = Front(self._boot, self._socket, limits)
@@ -74,14 +73,16 @@ class Server:
         loop.set_exception_handler(log_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        port = await self._front.open(self._port)
+        try:
+            port = await self._front.open(self._port)
+        except OSError as error:
+            return Ending(ExitCode.BAD_CONFIG, f"cannot listen on port {self._port}: {error.strerror}")
+        self._scratch.mkdir(mode=0o700)
         try:
             await self._engine.start()
-            try:
-                return await self._live(port)
-            finally:
-                await self._engine.kill()
+            return await self._live(port)
         finally:
+            await self._engine.kill()
             await self._front.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
