@@ -28,7 +28,7 @@ def _buildah(*arguments: str | Path, caches: Mapping[str, Path] | None = None) -
 
 
 def _with_own_var_lib() -> tuple[str, ...]:
-    """Its notes on which layer has which digest go to /var/lib, whatever it is told: a folder of the cache, in truth."""
+    """Its notes on which layer has which digest go to /var/lib, whatever it is told. Here that is in our cache."""
     own = cache_folder() / "buildah-var"
     for part in ("upper", "work"):
         (own / part).mkdir(parents=True, exist_ok=True)

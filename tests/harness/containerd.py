@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import cache_folder, locked
-from harness.commands import PRIVATE, CommandError, run
+from harness.commands import PRIVATE, CommandError
 from harness.components import CONTAINERD_SOCKET
 from harness.instance import Instance
 from harness.tools import MissingToolError, find_system
@@ -19,6 +19,7 @@ PAUSE_IMAGE = "localhost/pause:dev"
 _CONTENT = Path("io.containerd.content.v1.content") / "blobs" / "sha256"
 _IMPORTED = "imported.json"
 _IMPORT = ("ctr", "--namespace", "k8s.io", "images", "import", "-")
+_SNAPSHOTS = Path("io.containerd.snapshotter.v1.overlayfs") / "snapshots"
 _DATABASES = ("io.containerd.metadata.v1.bolt/meta.db", "io.containerd.snapshotter.v1.overlayfs/metadata.db")
 
 # The opt plugin is off because it makes a folder in the host's /opt.
@@ -30,6 +31,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt"{disabled}]
 
 [grpc]
   address = "{socket}"
+
+[plugins."io.containerd.gc.v1.scheduler"]
+  startup_delay = "{collect_after}"
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
@@ -45,7 +49,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt"{disabled}]
 """
 
 
-def configuration(root: Path, cni_configuration: Path, pods: bool) -> str:
+def configuration(root: Path, cni_configuration: Path, pods: bool, collect: bool = True) -> str:
+    """Of a containerd that runs pods or only imports images; `collect` says whether it drops layers no longer used."""
     plugin = find_system("ptp")
     if plugin is None:
         raise MissingToolError("The CNI plugins are missing (Debian: containernetworking-plugins)")
@@ -53,6 +58,7 @@ def configuration(root: Path, cni_configuration: Path, pods: bool) -> str:
         root=root,
         socket=CONTAINERD_SOCKET,
         disabled="" if pods else ', "io.containerd.grpc.v1.cri"',
+        collect_after="100ms" if collect else "8760h",
         pause=PAUSE_IMAGE,
         cni_programs=Path(plugin).parent,
         cni_configuration=cni_configuration,
@@ -71,11 +77,14 @@ def store_folder() -> Path:
 
 
 def clone_store(root: Path) -> None:
-    """Give an instance the store's images. It shares the layers, which nobody writes to; the databases are its own."""
+    """Give an instance the store's images: links to its layers, which nobody writes to, and databases of its own."""
     with locked(cache_folder() / "store.lock", shared=True):
-        run("cp", "--archive", "--link", store_folder(), root)
+        for folder in (_CONTENT, _SNAPSHOTS):
+            (root / folder).mkdir(parents=True, mode=0o700)
+            for entry in (store_folder() / folder).iterdir():
+                (root / folder / entry.name).symlink_to(entry)
         for database in _DATABASES:
-            (root / database).unlink()
+            (root / database).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(store_folder() / database, root / database)
 
 
@@ -104,7 +113,9 @@ def import_to_store(layout: Path, tag: str, name: str) -> None:
         digest = find_image(layout, tag)["digest"]
         if known.get(name) == digest:
             return
-        settings.write_text(configuration(root, root, pods=False))
+        # What an instance has links to stays.
+        in_use = any(path.is_dir() for path in (cache_folder() / "nodes").glob("*"))
+        settings.write_text(configuration(root, root, pods=False, collect=not in_use))
         script = (
             "mount -t tmpfs tmpfs /run; containerd --config \"$1\" >\"$2\" 2>&1 & "
             "until ctr version >/dev/null 2>&1; do sleep 0.1; done; shift 2; \"$@\""

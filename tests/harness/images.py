@@ -89,7 +89,7 @@ def _build(image: Image) -> None:
     with locked(cache_folder() / "images" / "lock"):
         if _is_current(record, wanted, image.name):
             return
-        preflight.check(preflight.BUILD)
+        preflight.check(preflight.REBUILD if layout_folder().exists() else preflight.BUILD)
         tools.install_packages()
         with step(f"Building {image.name}", image.usually):
             base_image.ensure()

@@ -102,9 +102,7 @@ def up(instance: Instance) -> Node:
             say(f"Instance {instance.name} runs already")
             return Node.of(instance)
         with _started(instance) as (process, node):
-            assert process.stdin is not None
-            process.stdin.write(supervisor.KEEP)
-            process.stdin.flush()
+            _tell(process, supervisor.KEEP)
             return node
 
 
@@ -135,19 +133,21 @@ def lock_file(instance: Instance) -> Path:
 
 @contextmanager
 def _started(instance: Instance) -> Iterator[tuple[subprocess.Popen[bytes], Node]]:
-    with step(f"Starting the node {instance.name}", "15 s"):
+    preflight.check(preflight.NODE, instance)
+    programs = prepare_machine()
+    with step(f"Starting the node {instance.name}", "10 s"):
         leftovers.remove(instance)
-        process = None
+        instance.logs.mkdir(parents=True)
+        # Before anything else is written: whatever happens to us, it cleans up.
+        process = launch(instance)
         try:
-            prepare(instance)
-            process = launch(instance)
+            write_files(instance, programs)
+            _tell(process, supervisor.START)
             node = Node.of(instance)
             wait_ready(node, process)
         except BaseException as error:
             logs = last_lines(instance)
-            if process is not None:
-                _stop(process)
-            leftovers.remove(instance)
+            _stop(process)
             if isinstance(error, NodeError | CommandError):
                 raise NodeError(f"{error}\n{logs}") from error
             raise
@@ -165,6 +165,12 @@ def launch(instance: Instance) -> subprocess.Popen[bytes]:
             cwd=REPOSITORY / "tests",
             start_new_session=True,
         )
+
+
+def _tell(process: subprocess.Popen[bytes], word: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(word)
+    process.stdin.flush()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -194,21 +200,19 @@ def last_lines(instance: Instance, count: int = 5) -> str:
     return "\n".join(tails)
 
 
-def prepare(instance: Instance) -> None:
-    """Write everything that the instance's programs read."""
-    preflight.check(preflight.NODE, instance)
+def prepare_machine() -> dict[str, Path]:
+    """Have every program and image that a node takes, whatever its name; returns where the programs are."""
     tools.install_packages()
     programs = tools.build(_NODE_TOOLS)
     pause_image.ensure()
+    return programs
+
+
+def write_files(instance: Instance, programs: dict[str, Path]) -> None:
+    """Everything that the instance's programs read."""
     state = instance.state
     plane = control_plane(instance)
-    instance.logs.mkdir(parents=True)
-    for folder in (
-        "kubelet",
-        "cni",
-        "tmp",
-        *(f"over{path}/{part}" for path in _OVERLAID for part in ("upper", "work")),
-    ):
+    for folder in ("kubelet", "cni", *(f"over{path}/{part}" for path in _OVERLAID for part in ("upper", "work"))):
         (state / folder).mkdir(parents=True)
     containerd.clone_store(state / "containerd")
     write_credentials(instance)

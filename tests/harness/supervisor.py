@@ -1,6 +1,7 @@
 """The process that owns a node: starts it in namespaces of its own, and removes every trace when either of them ends.
 
-Its standard input is held by who started it. When that ends before it says KEEP, so does the node.
+Who starts it holds its standard input, and says there when to START the node and whether to KEEP it. When that ends
+without KEEP, so does the node, and so do the files that were written for it.
 """
 
 import os
@@ -15,7 +16,8 @@ from harness import cgroups, leftovers
 from harness.commands import PRIVATE
 from harness.instance import Instance
 
-KEEP = b"keep"
+START = b"s"
+KEEP = b"k"
 
 
 class _Stop(BaseException):
@@ -42,7 +44,7 @@ def wait_until_ended(node: subprocess.Popen[bytes]) -> None:
         while node.poll() is None:
             for key, _ in selector.select():
                 if key.fd == 0:
-                    if not os.read(0, len(KEEP)):
+                    if os.read(0, 1) != KEEP:
                         return
                     selector.unregister(0)
 
@@ -52,7 +54,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        wait_until_ended(start_node(instance))
+        if os.read(0, 1) == START:
+            wait_until_ended(start_node(instance))
     except _Stop:
         pass
     finally:
