@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 
 from harness import images
-from harness.installed import NAMESPACE, Installed, chat, load, wait_until
+from harness.installed import NAMESPACE, Installed, Object, chat, container_of, install, load, wait_until
 from harness.node import Node
 from qwenvl_operator.naming import GATE
 
@@ -21,7 +22,8 @@ KILLS = 20
 @pytest.fixture(scope="module")
 def installed(node: Node) -> Installed:
     images.ensure_on(node, images.OPERATOR, images.RUNTIME_FAKE)
-    return Installed.on(node, images.RUNTIME_FAKE.name)
+    install(node, images.OPERATOR.name, images.RUNTIME_FAKE.name)
+    return Installed(node)
 
 
 @pytest.fixture
@@ -30,13 +32,8 @@ def product(installed: Installed) -> Iterator[Installed]:
     installed.remove(NAME)
 
 
-def boot_ids(responses: list[httpx.Response]) -> set[str]:
-    return {response.headers["X-QwenVL-Boot-Id"] for response in responses}
-
-
-def gate_of(pod: dict[str, object]) -> dict[str, str]:
-    conditions = pod["status"]["conditions"]  # type: ignore[index]
-    return next((item for item in conditions if item["type"] == GATE), {})
+def gate_of(pod: Object) -> Object:
+    return next((item for item in pod["status"]["conditions"] if item["type"] == GATE), {})
 
 
 def test_apply_ask_and_delete(product: Installed) -> None:
@@ -48,7 +45,7 @@ def test_apply_ask_and_delete(product: Installed) -> None:
     assert answer.headers["X-QwenVL-Revision"] == cr["status"]["revision"]
     assert cr["status"]["endpoint"] == f"http://{NAME}.default.svc:8000/v1"
     (pod,) = product.pods(NAME)
-    assert pod["status"]["containerStatuses"][0]["containerID"] in gate_of(pod)["message"]
+    assert container_of(pod)["containerID"] in gate_of(pod)["message"]
     shown = product.node.kubectl("get", "qvl", NAME)
     assert "True" in shown
     story = product.node.kubectl("describe", "qvl", NAME)
@@ -65,27 +62,19 @@ def test_no_request_reaches_a_container_that_is_not_warm(product: Installed) -> 
     product.apply(NAME, replicas=2)
     product.wait_ready(NAME)
     url = product.url(NAME)
-    lives = {pod["status"]["containerStatuses"][0]["containerID"] for pod in product.pods(NAME)}
+    lives = {container_of(pod)["containerID"] for pod in product.pods(NAME)}
     with load(url, NAME) as answers:
         for kill in range(KILLS):
             victim = sorted(product.pods(NAME), key=lambda pod: pod["metadata"]["name"])[kill % 2]
             product.kill_container(victim)
 
-            def is_back(
-                name: str = victim["metadata"]["name"],
-                killed: str = victim["status"]["containerStatuses"][0]["containerID"],
-            ) -> bool:
-                pod = next(pod for pod in product.pods(NAME) if pod["metadata"]["name"] == name)
-                status = pod["status"]["containerStatuses"][0]
-                return status["containerID"] != killed and gate_of(pod)["status"] == "True" and status["ready"]
-
-            wait_until(is_back, 60, lambda: product.node.kubectl("describe", "pods"))
-            lives |= {pod["status"]["containerStatuses"][0]["containerID"] for pod in product.pods(NAME)}
+            wait_until(partial(product.is_warm_again, victim), 60, lambda: product.node.kubectl("describe", "pods"))
+            lives |= {container_of(pod)["containerID"] for pod in product.pods(NAME)}
     served = answers.served()
     assert len(lives) == 2 + KILLS
-    assert len(boot_ids(served)) > KILLS // 2
+    assert len({headers["X-QwenVL-Boot-Id"] for headers in served}) > KILLS // 2
     # The simulated engine marks the first text and the first picture of its life.
-    assert {response.headers["x-fake-first"] for response in served} == {"false"}
+    assert {headers["x-fake-first"] for headers in served} == {"false"}
 
 
 def test_an_update_on_the_only_gpu_does_not_deadlock(product: Installed) -> None:
@@ -109,8 +98,8 @@ def test_an_update_with_a_free_gpu_is_not_noticed(product: Installed) -> None:
         product.patch(NAME, engine={"maxNumSeqs": 4})
         product.wait_ready(NAME)
     assert answers.errors == []
-    assert {response.status_code for response in answers.responses} == {200}
-    assert len({response.headers["X-QwenVL-Revision"] for response in answers.responses}) == 2
+    assert {status for status, _ in answers.responses} == {200}
+    assert len({headers["X-QwenVL-Revision"] for headers in answers.served()}) == 2
 
 
 def test_a_pod_that_fits_nowhere_says_what_is_missing(product: Installed) -> None:
@@ -182,8 +171,7 @@ def test_a_container_that_restarts_while_the_operator_is_down(
 
     def container_is_ready() -> bool:
         (now,) = product.pods(NAME)
-        status = now["status"]["containerStatuses"][0]
-        return bool(status["restartCount"] == 1 and status["ready"])
+        return bool(container_of(now)["restartCount"] == 1 and container_of(now)["ready"])
 
     wait_until(container_is_ready, 60)
     if comes_back:

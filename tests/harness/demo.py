@@ -17,21 +17,19 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from harness import images, node, tools
+from harness import images, model_volume, node, tools
 from harness.cache import REPOSITORY
 from harness.cluster import Cluster
-from harness.commands import run
+from harness.installed import install
 from harness.instance import Instance
 from harness.node import Node
 from harness.progress import say, step
 from harness.timeline import split_by_stage
-from harness.tiny_model import charts, snapshot
+from harness.tiny_model import charts
 
 NAME = "demo"
 NAMESPACE = "default"
 RESOURCE = "tiny"
-CLAIM = "tiny-model"
-OPERATOR_NAMESPACE = "qwenvl-system"
 EXAMPLE = REPOSITORY / "docs" / "examples" / "tiny-cpu.yaml"
 READY_S = 900
 ASKED = 6
@@ -44,8 +42,10 @@ class DemoError(Exception):
 def run_demo() -> None:
     """Everything; each step finds what an earlier run has done."""
     cluster, names = external_cluster() if os.environ.get("KUBECONFIG") else own_cluster()
-    install_operator(cluster, names)
-    make_model_volume(cluster, names)
+    with step("Installing the Helm chart", "10 s"):
+        install(cluster, names.operator, names.runtime)
+    with step("Filling a model volume with the tiny Qwen3-VL-MoE", "10 s"):
+        model_volume.fill(cluster, names.runtime)
     with step(f"Applying {EXAMPLE.relative_to(REPOSITORY)}"):
         cluster.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE}")
     show_until_ready(cluster)
@@ -84,91 +84,6 @@ def external_cluster() -> tuple[Cluster, Names]:
     say(f"Using the cluster of KUBECONFIG={kubeconfig}")
     cluster = Cluster(kubeconfig, tools.tool("kubectl"), Path(os.devnull))
     return cluster, Names(operator=operator, runtime=runtime)
-
-
-def install_operator(cluster: Cluster, names: Names) -> None:
-    with step("Installing the Helm chart", "10 s"):
-        run(
-            tools.tool("helm"),
-            f"--kubeconfig={cluster.kubeconfig}",
-            "upgrade", "--install", "qwenvl-operator", REPOSITORY / "charts" / "qwenvl-operator",
-            f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace", "--wait", "--timeout=5m",
-            f"--set=image.reference={names.operator}",
-            f"--set=runtimeImage={names.runtime}",
-        )  # fmt: skip
-
-
-def make_model_volume(cluster: Cluster, names: Names) -> None:
-    """A claim with the tiny model on it, filled through a pod, as on any cluster."""
-    with step("Filling a model volume with the tiny Qwen3-VL-MoE", "10 s"):
-        if isinstance(cluster, Node):
-            cluster.apply(local_volume(cluster))
-        cluster.apply(claim(own=isinstance(cluster, Node)), loader(names.runtime))
-        cluster.kubectl(
-            "wait", f"--namespace={NAMESPACE}", "--for=condition=Ready", f"pod/{CLAIM}-loader", "--timeout=5m"
-        )
-        cluster.kubectl("cp", f"--namespace={NAMESPACE}", f"{snapshot.PATH}/.", f"{CLAIM}-loader:/model", timeout=300)
-        cluster.kubectl(
-            "delete", f"--namespace={NAMESPACE}", "pod", f"{CLAIM}-loader", "--wait=false", "--grace-period=1"
-        )
-
-
-def local_volume(running: Node) -> dict[str, Any]:
-    path = running.instance.state / "volumes" / CLAIM
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o777)
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": CLAIM},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "local",
-            "persistentVolumeReclaimPolicy": "Retain",
-            "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
-            "hostPath": {"path": str(path), "type": "Directory"},
-        },
-    }
-
-
-def claim(own: bool) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "accessModes": ["ReadWriteMany" if own else "ReadWriteOnce"],
-        "resources": {"requests": {"storage": "1Gi"}},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": CLAIM, "namespace": NAMESPACE},
-        "spec": {**spec, "storageClassName": "local"} if own else spec,
-    }
-
-
-def loader(image: str) -> dict[str, Any]:
-    """A pod that does nothing but hold the volume open for writing."""
-    container = {
-        "name": "loader",
-        "image": image,
-        "command": ["python3", "-c", "import signal; signal.pause()"],
-        "volumeMounts": [{"name": "model", "mountPath": "/model"}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": f"{CLAIM}-loader", "namespace": NAMESPACE},
-        "spec": {
-            "containers": [container],
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "fsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "volumes": [{"name": "model", "persistentVolumeClaim": {"claimName": CLAIM}}],
-        },
-    }
 
 
 def show_until_ready(cluster: Cluster) -> None:

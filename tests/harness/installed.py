@@ -12,14 +12,26 @@ from typing import Any
 
 import httpx
 
-from harness import images, tools
+from harness import tools
 from harness.cache import REPOSITORY
+from harness.cluster import Cluster
 from harness.commands import run
 from harness.node import Node
+from qwenvl_operator.naming import GATE
 
 NAMESPACE = "qwenvl-system"
 OPERATOR = "qwenvl-operator"
 Object = dict[str, Any]
+
+
+def install(cluster: Cluster, operator_image: str, runtime_image: str) -> None:
+    """Install the chart, or upgrade what is installed, and wait until the operator is ready."""
+    run(
+        tools.tool("helm"), f"--kubeconfig={cluster.kubeconfig}",
+        "upgrade", "--install", OPERATOR, REPOSITORY / "charts" / "qwenvl-operator",
+        f"--namespace={NAMESPACE}", "--create-namespace", "--wait", "--timeout=2m",
+        f"--set=image.reference={operator_image}", f"--set=runtimeImage={runtime_image}",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,16 +39,6 @@ class Installed:
     """The operator on a node; resources live in the namespace `default`."""
 
     node: Node
-
-    @classmethod
-    def on(cls, node: Node, runtime_image: str) -> Installed:
-        run(
-            tools.tool("helm"), f"--kubeconfig={node.kubeconfig}",
-            "upgrade", "--install", OPERATOR, REPOSITORY / "charts" / "qwenvl-operator",
-            f"--namespace={NAMESPACE}", "--create-namespace", "--wait", "--timeout=2m",
-            f"--set=image.reference={images.OPERATOR.name}", f"--set=runtimeImage={runtime_image}",
-        )  # fmt: skip
-        return cls(node)
 
     def apply(self, name: str, **spec: Any) -> None:
         manifest = {
@@ -93,8 +95,19 @@ class Installed:
 
     def kill_container(self, pod: Object) -> None:
         """End the runtime container as the kernel would for want of memory: SIGKILL to its process 1."""
-        container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+        container = container_of(pod)["containerID"].removeprefix("containerd://")
         self.node.run_inside("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
+
+    def is_warm_again(self, killed: Object) -> bool:
+        """Whether another container than the killed one runs in its pod, and the gate is open for it."""
+        pod = self.node.get("pod", killed["metadata"]["name"])
+        now = container_of(pod)
+        conditions = {item["type"]: item for item in pod["status"]["conditions"]}
+        return (
+            now["containerID"] != container_of(killed)["containerID"]
+            and conditions["Ready"]["status"] == "True"
+            and now["containerID"] in conditions[GATE]["message"]
+        )
 
     def set_faults(self, pod: Object, **faults: Any) -> None:
         """Have the simulated engine of a pod misbehave from its next request on."""
@@ -108,6 +121,11 @@ class Installed:
     def start_operator(self) -> None:
         self.node.kubectl("scale", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--replicas=1")
         self.node.kubectl("rollout", "status", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--timeout=60s")
+
+
+def container_of(pod: Object) -> Object:
+    found: Object = pod["status"]["containerStatuses"][0]
+    return found
 
 
 def trial() -> Object:
@@ -142,27 +160,28 @@ def chat(url: str, model: str, text: str = "Hello", **fields: Any) -> httpx.Resp
 
 @dataclass
 class Answers:
-    """What a load got."""
+    """What a load got: the heads of the answers, since their bodies would fill the memory."""
 
-    responses: list[httpx.Response] = field(default_factory=list)
+    responses: list[tuple[int, httpx.Headers]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
-    def served(self) -> list[httpx.Response]:
-        return [response for response in self.responses if response.status_code == 200]
+    def served(self) -> list[httpx.Headers]:
+        return [headers for status, headers in self.responses if status == 200]
 
 
 @contextmanager
 def load(url: str, model: str, clients: int = 4) -> Iterator[Answers]:
-    """Questions without a pause, each on a new connection, for as long as the block runs."""
+    """Questions one after the other, each on a new connection, for as long as the block runs."""
     answers, stop = Answers(), threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
+        # Two cores carry the cluster as well: a pause between questions leaves it room.
+        while not stop.wait(0.05):
             try:
-                answers.responses.append(chat(url, model))
+                response = chat(url, model)
+                answers.responses.append((response.status_code, response.headers))
             except httpx.HTTPError as error:
                 answers.errors.append(error)
-                stop.wait(0.05)
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
