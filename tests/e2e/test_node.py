@@ -204,7 +204,7 @@ def test_interrupted_while_it_starts_it_leaves_nothing(point: str, number: signa
         assert "Interrupted" in said
         assert differences(before) == {}, "it is gone when the command ends"
     eventually(lambda: not differences(before))
-    assert not [name for namespace in inside for name in in_namespace(namespace)]
+    eventually(lambda: not [name for namespace in inside for name in in_namespace(namespace)])
 
 
 @pytest.mark.parametrize("victim", [leftovers.SUPERVISOR, leftovers.PID_ONE])
@@ -228,4 +228,4 @@ def test_after_a_kill_of_any_part_down_leaves_nothing(victim: str) -> None:
         os.kill(pid, signal.SIGKILL)
     node.down(OTHER)
     assert differences(before) == {}
-    assert in_namespace(namespace) == []
+    eventually(lambda: not in_namespace(namespace))

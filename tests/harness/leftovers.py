@@ -16,6 +16,7 @@ from harness.instance import Instance
 SUPERVISOR = "harness.supervisor"
 PID_ONE = "harness.pid_one"
 _PATIENCE_S = 20.0
+_BY_ITSELF_S = 5.0
 
 
 class LeftoversError(HarnessError):
@@ -56,10 +57,12 @@ def remove(instance: Instance) -> None:
     """Remove every trace except the process that calls this."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        for module in (SUPERVISOR, PID_ONE):
-            for pid in processes(module, instance):
-                if pid != os.getpid():
-                    _end(pid, deadline)
+        for pid in processes(SUPERVISOR, instance):
+            if pid != os.getpid():
+                _end(pid, deadline)
+        # The process 1 first: it is reaped by its parent, which then ends by itself.
+        for pid in sorted(processes(PID_ONE, instance), key=lambda pid: not is_process_one(pid)):
+            _end(pid, deadline)
         if _interface(instance).exists():
             # The kernel may be faster: it removes the link with the namespace at its other end.
             subprocess.run(["ip", "link", "delete", instance.interface], check=False, capture_output=True)
@@ -73,15 +76,33 @@ def remove(instance: Instance) -> None:
         time.sleep(0.1)
 
 
+def is_process_one(pid: int) -> bool:
+    """Whether the process is the first one of a PID namespace inside ours."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return line.split()[1:] == [str(pid), "1"]
+    return False
+
+
 def _end(pid: int, deadline: float) -> None:
-    """Kill a process and wait until the kernel has ended it: for a process 1, with everything in its namespace."""
+    """End a process and wait for it: for a process 1, until everything in its namespace has ended."""
     with suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
+            # A supervisor cleans up and then ends; a process 1 cannot be asked.
+            if not is_process_one(pid):
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                if _ends(handle, _BY_ITSELF_S):
+                    return
             signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+            _ends(handle, max(0.0, deadline - time.monotonic()))
         finally:
             os.close(handle)
+
+
+def _ends(handle: int, within: float) -> bool:
+    return bool(select.select([handle], [], [], within)[0])
 
 
 def _interface(instance: Instance) -> Path:

@@ -79,13 +79,12 @@ class Node(Cluster):
 
 
 def pid_one(instance: Instance) -> int:
-    """The node's process 1 by the host's count: of the processes that run its module, the one inside."""
+    """The node's process 1, by the host's count."""
     for pid in leftovers.processes(leftovers.PID_ONE, instance):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("NSpid:") and line.split()[1:] == [str(pid), "1"]:
-                return pid
+        if leftovers.is_process_one(pid):
+            return pid
     raise NodeError(
-        f"Instance {instance.name} does not run; start it with `python -m harness up --name {instance.name}`"
+        f"The node {instance.name} does not run; start it with `python -m harness up --name {instance.name}`"
     )
 
 

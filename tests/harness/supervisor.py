@@ -53,15 +53,19 @@ def main() -> None:
     instance = Instance(sys.argv[1])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
+    node = None
     try:
         if os.read(0, 1) == START:
-            wait_until_ended(start_node(instance))
+            node = start_node(instance)
+            wait_until_ended(node)
     except _Stop:
         pass
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         leftovers.remove(instance)
+        if node:
+            node.wait()
 
 
 if __name__ == "__main__":
