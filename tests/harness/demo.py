@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
@@ -20,6 +19,7 @@ from openai import OpenAI
 from harness import images, model_volume, node, tools
 from harness.cache import REPOSITORY
 from harness.cluster import Cluster
+from harness.errors import HarnessError
 from harness.installed import install
 from harness.instance import Instance
 from harness.node import Node
@@ -35,7 +35,7 @@ READY_S = 900
 ASKED = 6
 
 
-class DemoError(Exception):
+class DemoError(HarnessError):
     """The demo came to an end without an answer; the message says what to look at."""
 
 
@@ -143,33 +143,36 @@ def show_stages(cluster: Cluster, address: str) -> None:
 
 
 def ask(address: str) -> None:
-    """One question about a chart that is drawn now, asked several times by the openai client."""
-    chart = charts.draw_matplotlib(random.choice(charts.UNSEEN))
-    picture = charts.data_url(chart.png())
-    client = OpenAI(
-        base_url=f"http://{address}/v1", api_key="none", http_client=httpx.Client(trust_env=False), max_retries=0
-    )
+    """The same question about several charts of one size, each drawn now, so that no cache answers for the engine."""
+    width, height = 480, 336
+    drawn = [charts.draw_matplotlib(seed, width, height) for seed in random.sample(charts.UNSEEN, ASKED)]
+    with httpx.Client(trust_env=False) as http:
+        client = OpenAI(base_url=f"http://{address}/v1", api_key="unused", http_client=http, max_retries=0)
+        with step(f"Asking {charts.QUESTION!r} about charts of {width}x{height} pixels, drawn just now", "2 s"):
+            asked = [ask_one(client, chart) for chart in drawn]
+    for chart, (answer, seconds) in zip(drawn, asked, strict=True):
+        say(
+            f"      {answer:<8} {'right' if answer == chart.answer else f'wrong, it is {chart.answer}':<24}{seconds:7.3f} s"
+        )
+    first, steady = asked[0][1], statistics.median(seconds for _, seconds in asked[1:])
+    say(f"      first answer {first:.3f} s, steady {steady:.3f} s: {first / steady:.1f} times")
+    right = sum(answer == chart.answer for chart, (answer, _) in zip(drawn, asked, strict=True))
+    # The tiny model is right about 95 of 100 charts and more; two wrong ones of six are a broken picture path.
+    if right < ASKED - 1:
+        raise DemoError(f"Only {right} of {ASKED} answers are right: the model does not see the pictures.")
+
+
+def ask_one(client: OpenAI, chart: charts.Chart) -> tuple[str, float]:
+    """The answer, and how many seconds it took."""
     content: list[Any] = [
-        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": {"url": charts.data_url(chart.png())}},
         {"type": "text", "text": chart.question},
     ]
-    seconds = []
-    answer = ""
-    with step(f"Asking about a chart of {chart.image.width}x{chart.image.height} pixels, drawn just now", "2 s"):
-        for _ in range(ASKED):
-            started = time.monotonic()
-            completion = client.chat.completions.create(
-                model=RESOURCE, messages=[{"role": "user", "content": content}], max_tokens=16, temperature=0
-            )
-            seconds.append(time.monotonic() - started)
-            answer = answer or (completion.choices[0].message.content or "").strip()
-    steady = statistics.median(seconds[1:])
-    say(f"      question          {chart.question}")
-    say(f"      answer            {answer}   (right: {chart.answer})")
-    say(f"      first answer      {seconds[0]:.3f} s")
-    say(f"      steady answer     {steady:.3f} s   (first/steady {seconds[0] / steady:.2f})")
-    if answer != chart.answer:
-        raise DemoError(f"The answer is wrong: {json.dumps(answer)} instead of {json.dumps(chart.answer)}.")
+    started = time.monotonic()
+    completion = client.chat.completions.create(
+        model=RESOURCE, messages=[{"role": "user", "content": content}], max_tokens=16, temperature=0
+    )
+    return (completion.choices[0].message.content or "").strip(), time.monotonic() - started
 
 
 def explain(cluster: Cluster) -> None:
