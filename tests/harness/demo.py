@@ -151,9 +151,8 @@ def ask(address: str) -> None:
         with step(f"Asking {charts.QUESTION!r} about charts of {width}x{height} pixels, drawn just now", "2 s"):
             asked = [ask_one(client, chart) for chart in drawn]
     for chart, (answer, seconds) in zip(drawn, asked, strict=True):
-        say(
-            f"      {answer:<8} {'right' if answer == chart.answer else f'wrong, it is {chart.answer}':<24}{seconds:7.3f} s"
-        )
+        verdict = "right" if answer == chart.answer else f"wrong, it is {chart.answer}"
+        say(f"      {answer:<8} {verdict:<24}{seconds:7.3f} s")
     first, steady = asked[0][1], statistics.median(seconds for _, seconds in asked[1:])
     say(f"      first answer {first:.3f} s, steady {steady:.3f} s: {first / steady:.1f} times")
     right = sum(answer == chart.answer for chart, (answer, _) in zip(drawn, asked, strict=True))
