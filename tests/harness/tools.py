@@ -51,6 +51,7 @@ DEBIAN = {
     "ptp": "containernetworking-plugins",
     "runc": "runc",
     "setpriv": "util-linux",
+    "skopeo": "skopeo",
     "unshare": "util-linux",
 }
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni:/opt/cni/bin"
