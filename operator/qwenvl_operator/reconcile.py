@@ -31,6 +31,9 @@ FOREIGN_RETRY = 30.0
 # A refusal that the spec or somebody's permissions cause: said in status, and tried again with backoff.
 REFUSED = (400, 403, 422)
 
+# Worth a Warning although it may pass by itself.
+TROUBLES = (Reason.RUNTIME_CRASHED, Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE)
+
 logger = logging.getLogger(__name__)
 
 
@@ -176,11 +179,11 @@ class Reconciler:
         before, after = find_condition(previous, "Ready"), find_condition(status, "Ready")
         # A change on its way to the Deployment controller is no news for a person.
         if after["reason"] != Reason.APPLYING and _said(before) != _said(after):
-            stalled = find_condition(status, "Stalled")["status"] == "True"
+            troubled = find_condition(status, "Stalled")["status"] == "True" or after["reason"] in TROUBLES
             logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], after["reason"], after["message"])
             event = build_event(
                 cr,
-                "Warning" if stalled else "Normal",
+                "Warning" if troubled else "Normal",
                 after["reason"],
                 after["message"],
                 now=self._now(),

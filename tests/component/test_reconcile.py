@@ -283,6 +283,22 @@ async def test_events_tell_of_transitions_alone() -> None:
     assert sorted(reasons) == ["AllReplicasReady", "WaitingForGate"]
 
 
+async def test_a_crash_is_told_as_a_warning() -> None:
+    world = World()
+    await serve(world)
+
+    def crash(pod: Manifest) -> None:
+        ended = {"terminated": {"exitCode": 10, "reason": "Error", "message": "ENGINE_DIED: the engine ended"}}
+        pod["status"]["containerStatuses"][0].update(ready=False, state=ended, restartCount=1)
+        pod["status"]["conditions"][-1] = {"type": "Ready", "status": "False"}
+
+    world.cluster.edit(POD, crash)
+    await world.reconcile()
+    (event,) = [event for event in world.cluster.all(Kind.EVENT) if event["reason"] == "RuntimeCrashed"]
+    assert event["type"] == "Warning"
+    assert "ENGINE_DIED" in event["note"]
+
+
 async def test_a_deleted_resource_is_left_to_the_garbage_collector() -> None:
     world = World()
     await serve(world)

@@ -40,8 +40,21 @@ class DemoError(HarnessError):
 
 
 def run_demo() -> None:
-    """Everything; each step finds what an earlier run has done."""
-    cluster, names = external_cluster() if os.environ.get("KUBECONFIG") else own_cluster()
+    """Everything; each step finds what an earlier run has done. Interrupted, it ends the node that it started."""
+    if os.environ.get("KUBECONFIG"):
+        show(*external_cluster())
+        return
+    instance = Instance(NAME)
+    was_running = node.is_running(instance)
+    try:
+        show(*own_cluster(instance))
+    except KeyboardInterrupt:
+        if not was_running:
+            node.down(instance)
+        raise
+
+
+def show(cluster: Cluster, names: Names) -> None:
     with step("Installing the Helm chart", "10 s"):
         install(cluster, names.operator, names.runtime)
     with step("Filling a model volume with the tiny Qwen3-VL-MoE", "10 s"):
@@ -63,11 +76,11 @@ class Names:
     runtime: str
 
 
-def own_cluster() -> tuple[Cluster, Names]:
+def own_cluster(instance: Instance) -> tuple[Cluster, Names]:
     """The embedded node, with the images on it."""
     wanted = (images.OPERATOR, images.RUNTIME_CPU)
     images.ensure(*wanted)
-    running = node.up(Instance(NAME))
+    running = node.up(instance)
     images.ensure_on(running, *wanted)
     return running, Names(images.OPERATOR.name, images.RUNTIME_CPU.name)
 
