@@ -2,9 +2,9 @@
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness.cache import cache_folder, locked
@@ -30,11 +30,13 @@ def _storage(caches: Mapping[str, Path]) -> Iterator[tuple[Path, tuple[str, ...]
 
     A namespace of its own: an interrupted build leaves no mount and no process, and forgets what it had mounted.
     """
-    with locked(cache_folder() / "buildah.lock"), tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-        scratch = Path(folder)
+    scratch = cache_folder() / "scratch"
+    with locked(cache_folder() / "buildah.lock"), ExitStack() as stack:
+        shutil.rmtree(scratch, ignore_errors=True)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         # Where buildah looks for the folder behind `RUN --mount=type=cache,id=...`.
         known = scratch / "buildah-cache"
-        known.mkdir()
+        known.mkdir(parents=True)
         for identifier, path in caches.items():
             path.mkdir(parents=True, exist_ok=True)
             (known / identifier).symlink_to(path)
