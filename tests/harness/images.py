@@ -102,7 +102,7 @@ def _build(image: Image) -> None:
             )
             tag = buildah.write_layout(image.name, layout_folder())
             containerd.import_to_store(layout_folder(), tag, image.name)
-            _share_blobs(layout_folder())
+            _tidy(layout_folder())
             digest = containerd.find_image(layout_folder(), tag)["digest"]
         record.write_text(json.dumps({"key": wanted, "tag": tag, "digest": digest}))
 
@@ -118,9 +118,11 @@ def _is_current(record: Path, key: str, name: str) -> bool:
     return bool(made["key"] == key and containerd.imported().get(name) == made["digest"])
 
 
-def _share_blobs(layout: Path) -> None:
-    """Keep one copy of what the layout and the store both hold, and drop what no image of the layout has any more."""
+def _tidy(layout: Path) -> None:
+    """Drop what no named image of the layout has any more, and keep one copy of what the store holds too."""
     index = json.loads((layout / "index.json").read_text())
+    index["manifests"] = [entry for entry in index["manifests"] if entry.get("annotations")]
+    (layout / "index.json").write_text(json.dumps(index))
     used = {blob for entry in index["manifests"] for blob in containerd.image_blobs(layout, entry["digest"])}
     stored = containerd.blobs(containerd.store_folder())
     for blob in (layout / "blobs" / "sha256").iterdir():
