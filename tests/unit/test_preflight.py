@@ -36,7 +36,7 @@ def test_good_machine(needs: Needs) -> None:
         ({"user_id": 1000}, ["needs root", "sudo"]),
         ({"may_mount": False}, ["--privileged"]),
         ({"memory": 2 * GIB}, ["8 GiB of memory", "has 2.0"]),
-        ({"disk": GIB}, ["30 GiB of free disk at /root/.cache/qwenvl", "there are 1.0", "QWENVL_CACHE"]),
+        ({"disk": GIB}, ["25 GiB of free disk at /root/.cache/qwenvl", "there are 1.0", "QWENVL_CACHE"]),
         ({"cache_filesystem": "overlay"}, ["/root/.cache/qwenvl (overlay)", "QWENVL_CACHE"]),
         ({"cache": Path("/var/lib/qwenvl")}, ["not below /var/lib", "QWENVL_CACHE"]),
         ({"has_cgroups": False}, ["/sys/fs/cgroup"]),
