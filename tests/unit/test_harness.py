@@ -121,9 +121,11 @@ def test_both_versions_of_cgroups_are_found() -> None:
 def test_processes_are_found_by_module_and_name() -> None:
     instance = Instance("absent")
     assert leftovers.processes(leftovers.SUPERVISOR, instance) == []
-    waits = "import sys; sys.stdin.read()"
+    waits = "import sys; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", waits, "-m", leftovers.SUPERVISOR, "absent"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         assert leftovers.processes(leftovers.SUPERVISOR, instance) == [process.pid]
         assert leftovers.processes(leftovers.SUPERVISOR, Instance("absen")) == []
         assert leftovers.processes(leftovers.PID_ONE, instance) == []
