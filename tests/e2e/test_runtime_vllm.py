@@ -25,6 +25,8 @@ CONFIG = build_config(
     drain={"propagation": 1, "longest_request": 60, "engine_stop": 20},
     startup_budget=300,
 )
+# A start costs most of a test's time; where pictures do not matter there are none to warm up.
+TEXT_ONLY = CONFIG.model_copy(update={"media": CONFIG.media.model_copy(update={"max_images": 0})})
 
 
 def find_process(root: int, title: str) -> int:
@@ -114,7 +116,7 @@ async def test_a_pod_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 
 async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
-    async with running(CONFIG, tmp_path, fake=False) as runtime:
+    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
         await runtime.wait_line(source="engine")
         family = list_tree(runtime.process.pid)
         began = time.monotonic()
@@ -126,7 +128,7 @@ async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker", "vllm.entrypoints"])
 async def test_the_death_of_any_of_the_engines_processes_ends_the_container(tmp_path: Path, title: str) -> None:
-    async with running(CONFIG, tmp_path, fake=False) as runtime:
+    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
         await runtime.wait_ready()
         events = stream_events(runtime, tokens=3000)
         await anext(events)

@@ -44,6 +44,7 @@ class ScriptedEngine:
     connections: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the front closes a connection."""
+    _serving: list[asyncio.Task[None]] = field(default_factory=list)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ScriptedEngine]:
@@ -52,8 +53,22 @@ class ScriptedEngine:
             yield self
         finally:
             server.close()
+            # A connection that a failed test left open would keep the event loop from closing.
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.append(task)
+        try:
+            await self._serve_visits(reader, writer)
+        finally:
+            self.left.set()
+            writer.transport.abort()
+
+    async def _serve_visits(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         connection = self.connections
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -67,9 +82,9 @@ class ScriptedEngine:
                 self.visits.append(visit)
                 await self.act(visit)
                 if writer.is_closing():
+                    # What was written has to go out before the connection ends.
+                    await writer.wait_closed()
                     break
-        self.left.set()
-        writer.close()
 
 
 @dataclass
