@@ -1,6 +1,7 @@
 """The programs a node is made of: built once from binaries/go.mod into the cache, or taken from Debian's packages."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ DEBIAN = {
     "skopeo": "skopeo",
     "unshare": "util-linux",
 }
+_GO = (1, 26)
+_GO_ADVICE = (
+    "It is needed to build Kubernetes' own programs: install Go 1.26 or newer from https://go.dev/dl into /usr/local/go "
+    "(Debian 12's golang package is too old)."
+)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni:/opt/cni/bin"
 
 
@@ -119,11 +125,17 @@ def _stamp(version: str) -> str:
 def find_go() -> str:
     found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
     if found is None:
-        raise MissingToolError(
-            "Go is needed to build Kubernetes' own programs and is not on PATH nor in /usr/local/go/bin: "
-            "install Go 1.26 or newer from https://go.dev/dl (Debian 12's golang package is too old)."
-        )
+        raise MissingToolError(f"Go is not on PATH nor in /usr/local/go/bin. {_GO_ADVICE}")
+    version, choice = run(found, "env", "GOVERSION", "GOTOOLCHAIN").split()
+    if not go_suffices(version, choice):
+        raise MissingToolError(f"{found} is {version}, which is too old. {_GO_ADVICE}")
     return found
+
+
+def go_suffices(version: str, toolchain: str) -> bool:
+    """New enough by itself, or able to fetch a Go that is, which it can from 1.21 on unless it is told to be `local`."""
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return release >= _GO or (release >= (1, 21) and toolchain != "local")
 
 
 def find_system(name: str) -> str | None:

@@ -104,6 +104,20 @@ def test_missing_go_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> Non
         tools.find_go()
 
 
+@pytest.mark.parametrize(
+    ("version", "toolchain", "suffices"),
+    [
+        ("go1.26.8", "local", True),
+        ("go1.27rc1", "local", True),
+        ("go1.24.1", "auto", True),
+        ("go1.24.1", "local", False),
+        ("go1.19.8", "auto", False),
+    ],
+)
+def test_an_old_go_is_refused_unless_it_fetches_a_new_one(version: str, toolchain: str, suffices: bool) -> None:
+    assert tools.go_suffices(version, toolchain) is suffices
+
+
 def test_a_failed_command_says_what_it_printed() -> None:
     with pytest.raises(CommandError, match=r"(?s)ended with code 3.*no such thing") as failed:
         run(sys.executable, "-c", "import sys; print('no such thing', file=sys.stderr); sys.exit(3)")
