@@ -57,8 +57,8 @@ DEBIAN = {
 }
 _GO = (1, 26)
 _GO_ADVICE = (
-    "It is needed to build Kubernetes' own programs: install Go 1.26 or newer from https://go.dev/dl into /usr/local/go "
-    "(Debian 12's golang package is too old)."
+    "It is needed to build Kubernetes' own programs: install Go 1.26 or newer from https://go.dev/dl into "
+    "/usr/local/go (Debian 12's golang package is too old)."
 )
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni:/opt/cni/bin"
 
@@ -126,14 +126,14 @@ def find_go() -> str:
     found = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
     if found is None:
         raise MissingToolError(f"Go is not on PATH nor in /usr/local/go/bin. {_GO_ADVICE}")
-    version, choice = run(found, "env", "GOVERSION", "GOTOOLCHAIN").split()
-    if not go_suffices(version, choice):
+    version, toolchain, *_ = [*run(found, "env", "GOVERSION", "GOTOOLCHAIN").split(), ""]
+    if not go_suffices(version, toolchain):
         raise MissingToolError(f"{found} is {version}, which is too old. {_GO_ADVICE}")
     return found
 
 
 def go_suffices(version: str, toolchain: str) -> bool:
-    """New enough by itself, or able to fetch a Go that is, which it can from 1.21 on unless it is told to be `local`."""
+    """New enough by itself, or able to fetch a Go that is: from 1.21 on, unless it is told to be `local`."""
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     return release >= _GO or (release >= (1, 21) and toolchain != "local")
 
