@@ -131,7 +131,11 @@ async def running(
 ) -> AsyncIterator[RuntimeProcess]:
     (folder / "runtime.json").write_text(config.dump())
     (folder / "termination-log").touch()
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGES)} if fake else dict(os.environ)
+    environment = dict(os.environ)
+    if fake:
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(PACKAGES), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        )
     environment |= {"FAKE_ENGINE_FAULTS": str(folder / "faults"), "FAKE_ENGINE_JOURNAL": str(folder / "journal")}
     arguments = ["--config", "runtime.json", "--port", "0", "--termination-log", str(folder / "termination-log")]
     if faults:

@@ -133,7 +133,7 @@ def find_go() -> str:
 
 
 def go_suffices(version: str, toolchain: str) -> bool:
-    """New enough by itself, or able to fetch a Go that is: from 1.21 on, unless it is told to be `local`."""
+    """New enough by itself, or able to fetch a Go that is: from 1.21 on it can, unless it is told to be `local`."""
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     return release >= _GO or (release >= (1, 21) and toolchain != "local")
 

@@ -27,8 +27,8 @@ class Pod:
     engine: ScriptedEngine
     stack: AsyncExitStack
 
-    async def connect(self) -> RawClient:
-        client = await RawClient.connect(self.port)
+    async def connect(self, receive_buffer: int = 0) -> RawClient:
+        client = await RawClient.connect(self.port, receive_buffer)
         self.stack.callback(client.close)
         return client
 
@@ -244,6 +244,24 @@ async def test_a_slow_client_holds_the_engine_back_and_loses_nothing(start_pod: 
     assert pod.engine.connections == 1
 
 
+async def test_a_client_slow_with_the_last_bytes_does_not_stop_the_next_one(start_pod: StartPod) -> None:
+    async def answer_at_once(visit: Visit) -> None:
+        await visit.answer(b"y" * 150_000)
+
+    pod = await start_pod(answer_at_once, write_bytes=1024)
+    slow = await pod.connect(receive_buffer=4096)
+    slow.pause()
+    await slow.send(build_post())
+    await wait_steady(lambda: len(pod.engine.visits))
+    for _ in range(2):
+        client = await pod.connect()
+        assert len((await asyncio.wait_for(client.ask(build_post()), 2)).raw_body) == 150_000
+    assert pod.engine.connections == 1
+    slow.resume()
+    assert len((await slow.read_reply()).raw_body) == 150_000
+    assert (await slow.ask(build_post())).status == 200
+
+
 async def test_a_client_that_takes_nothing_is_cut(start_pod: StartPod) -> None:
     async def flood(visit: Visit) -> None:
         await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -306,7 +324,10 @@ async def test_a_large_body_is_refused_before_it_is_sent(start_pod: StartPod) ->
 async def test_a_client_that_sends_on_after_its_refusal_can_read_it(start_pod: StartPod) -> None:
     pod = await start_pod()
     client = await pod.connect()
-    await client.send(build_post(b"x" * 3_000_000)[:-1])
+    await client.send(build_post(b"x" * 3_000_000)[:200])
+    for _ in range(20):
+        await client.send(b"x" * 100_000)
+        await asyncio.sleep(0.01)
     assert (await client.read_reply()).status == 413
     assert await client.is_closed()
 
@@ -371,6 +392,7 @@ BODY = b"5\r\nhello\r\n0\r\n\r\n"
         b"Host: a\r\nA: \x00\r\n\r\n",
         b"Host: a\r\nNo colon\r\n\r\n",
         b"Host: a\r\nHost: b\r\n\r\n",
+        b"Host: a\r\nHost: b\r\nA: 1\r\n\r\n",
         b"A: 1\r\n\r\n",
     ],
 )
