@@ -38,7 +38,7 @@ test: lint
 	$(PYTEST) tests/component tests/e2e -m "engine or e2e"
 
 test-unit: .venv/unit
-	$(PYTEST) tests/unit tests/component -m "not engine"
+	$(PYTEST) tests/unit tests/component -m "not engine and not process"
 
 lint: .venv/all
 	$(PYTHON) -m ruff format --check

@@ -16,6 +16,7 @@ import pytest
 from component.runtime.scripted_engine import RawClient, build_post
 from harness.runtime_process import RuntimeProcess, build_config, list_children, running, starts
 
+pytestmark = pytest.mark.process
 STREAM = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
 
 
