@@ -4,7 +4,7 @@ import argparse
 import shutil
 import sys
 
-from harness import images, leftovers, node, tools
+from harness import images, leftovers, node, preflight, tools
 from harness.cache import cache_folder
 from harness.errors import HarnessError
 from harness.instance import Instance
@@ -31,6 +31,12 @@ def status(arguments: argparse.Namespace) -> None:
         )
     running = Node.of(instance)
     print(f"KUBECONFIG={running.kubeconfig}\n{running.kubectl('get', 'nodes,pods', '--all-namespaces')}", end="")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    instance = Instance(arguments.name)
+    if not node.is_running(instance):
+        preflight.check(preflight.ENGINE if images.layout_folder().exists() else preflight.EVERYTHING, instance)
 
 
 def gpu(arguments: argparse.Namespace) -> None:
@@ -73,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         (up, "start a node and leave it running"),
         (down, "end a node and remove every trace of it"),
         (status, "say whether a node runs and what is on it"),
+        (check, "say whether this machine can run a node with everything on it"),
     ):
         commands.add_parser(function.__name__, help=text, parents=[named]).set_defaults(run=function)
     commands.add_parser("demo", help="from nothing to an answer about a picture").set_defaults(run=demo)

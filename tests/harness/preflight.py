@@ -33,6 +33,7 @@ class Needs:
 NODE = Needs("run a Kubernetes node", memory_gib=4, disk_gib=3)
 BUILD = Needs("build the images", memory_gib=8, disk_gib=25)
 REBUILD = Needs("build the images anew", memory_gib=8, disk_gib=5)
+EVERYTHING = Needs("build and run it all", memory_gib=12, disk_gib=25)
 ENGINE = Needs("run a node with vLLM on the CPU", memory_gib=12, disk_gib=3)
 
 
