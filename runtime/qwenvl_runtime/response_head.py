@@ -14,6 +14,7 @@ import httptools
 _DROPPED_HEADERS = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"server", b"te", b"trailer", b"upgrade", b"x-request-id")
 )
+_BODILESS = (int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED))
 _STATUS_LINES = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -49,7 +50,7 @@ def read_response_head(raw: bytes, keep_chunks: bool = True) -> ResponseHead:
             keep_alive = value.strip().lower() != b"close"
         if name not in _DROPPED_HEADERS:
             kept.append(line + b"\r\n")
-    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+    if status in _BODILESS:
         length = 0
     return ResponseHead(status, b"".join(kept), None if chunked else length, chunked, keep_alive)
 
