@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -145,13 +146,17 @@ def test_a_node_drain_lets_running_requests_finish(product: Installed) -> None:
     (pod,) = product.pods(NAME)
     product.set_faults(pod, events=24, event_seconds=0.5)
     body = {"model": NAME, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    drain = ("drain", product.node.name, f"--pod-selector=qwenvl.io/name={NAME}", "--delete-emptydir-data")
     lines = []
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False) as response:
+    with (
+        ThreadPoolExecutor() as pool,
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False) as response,
+    ):
         stream = response.iter_lines()
         lines.append(next(stream))
-        product.node.kubectl("cordon", product.node.name)
-        product.node.kubectl("delete", "pods", f"--selector=qwenvl.io/name={NAME}", "--wait=false")
+        drained = pool.submit(product.node.kubectl, *drain)
         lines += list(stream)
+        drained.result()
     assert sum(line.startswith("data: {") for line in lines) == 24
     assert "data: [DONE]" in lines
     product.wait_reason(NAME, "Unschedulable")
