@@ -15,7 +15,7 @@ from harness.installed import NAMESPACE, Installed, Object, chat, container_of, 
 from harness.node import Node
 from qwenvl_operator.naming import GATE
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 NAME = "reports"
 KILLS = 20
 
