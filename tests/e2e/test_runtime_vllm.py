@@ -126,8 +126,18 @@ async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
         assert not any(is_running(pid) for pid in family)
 
 
-@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker", "vllm.entrypoints"])
-async def test_the_death_of_any_of_the_engines_processes_ends_the_container(tmp_path: Path, title: str) -> None:
+async def test_the_death_of_the_api_server_takes_its_children_along(tmp_path: Path) -> None:
+    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
+        await runtime.wait_until(lambda: find_process(runtime.process.pid, "VLLM::EngineCore") > 0)
+        family = list_tree(runtime.process.pid)
+        os.kill(find_process(runtime.process.pid, "vllm.entrypoints"), signal.SIGKILL)
+        assert await runtime.end() == 10
+        assert "killed by signal 9 while loading" in runtime.last_words
+        assert not any(is_running(pid) for pid in family)
+
+
+@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker"])
+async def test_the_death_of_a_process_behind_the_api_server_ends_the_container(tmp_path: Path, title: str) -> None:
     async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
         await runtime.wait_ready()
         events = stream_events(runtime, tokens=3000)
