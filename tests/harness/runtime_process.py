@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 from harness.fake_engine import PACKAGES
 from qwenvl_runtime.client import Answer, fetch
-from qwenvl_runtime.config import RuntimeConfig, WarmupReport
+from qwenvl_runtime.config import SCRATCH_DIRECTORY, RuntimeConfig, WarmupReport
 
 
 def build_config(**parts: Any) -> RuntimeConfig:
@@ -39,6 +40,7 @@ class RuntimeProcess:
     folder: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
+    boot_id: str = ""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -117,6 +119,7 @@ class RuntimeProcess:
                 line = {"source": "stray", "message": raw.decode()}
             self.lines.append(line)
             self.port = line.get("port", self.port)
+            self.boot_id = line.get("boot_id", self.boot_id)
             self._news.set()
         self._news.set()
 
@@ -154,6 +157,8 @@ async def running(
         kill_tree(process.pid)
         await process.wait()
         await reading
+        # A killed runtime has not cleaned up behind itself.
+        shutil.rmtree(Path(SCRATCH_DIRECTORY, f"qwenvl-{runtime.boot_id[:8]}"), ignore_errors=True)
 
 
 def kill_tree(pid: int) -> None:
