@@ -42,7 +42,7 @@ test: check-test lint
 	@$(PYTHON) -m harness tools >/dev/null
 	$(PYTEST) tests/cluster
 	@$(PYTHON) -m harness images >/dev/null
-	$(PYTHON) -m harness.side_by_side 'tests/e2e -m "not engine"' 'tests/e2e -m engine'
+	$(PYTEST) tests/e2e
 
 test-unit: .venv/unit
 	$(PYTEST) tests/unit tests/component -m "not engine and not process"
