@@ -42,7 +42,8 @@ test: check-test lint
 	@$(PYTHON) -m harness tools >/dev/null
 	$(PYTEST) tests/cluster
 	@$(PYTHON) -m harness images >/dev/null
-	$(PYTEST) tests/e2e
+	$(PYTEST) tests/e2e -m "not engine"
+	$(PYTEST) tests/e2e -m engine
 
 test-unit: .venv/unit
 	$(PYTEST) tests/unit tests/component -m "not engine and not process"
