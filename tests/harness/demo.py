@@ -20,7 +20,8 @@ from harness import images, model_volume, node, tools
 from harness.cache import REPOSITORY
 from harness.cluster import Cluster
 from harness.errors import HarnessError
-from harness.installed import install
+from harness.installed import NAMESPACE as OPERATOR_NAMESPACE
+from harness.installed import OPERATOR, install
 from harness.instance import Instance
 from harness.node import Node
 from harness.progress import say, step
@@ -102,7 +103,7 @@ def external_cluster() -> tuple[Cluster, Names]:
 def show_until_ready(cluster: Cluster) -> None:
     """Print each change of what the resource says of itself, until it is Ready for its newest spec."""
     said, deadline = "", time.monotonic() + READY_S
-    with step("Waiting until it is Ready", "90 s"):
+    with step("Waiting until it is Ready", "1 min"):
         while time.monotonic() < deadline:
             cr = cluster.get("qvl", RESOURCE, f"--namespace={NAMESPACE}")
             conditions = {item["type"]: item for item in cr["status"].get("conditions", ())}
@@ -188,12 +189,15 @@ def ask_one(client: OpenAI, chart: charts.Chart) -> tuple[str, float]:
 
 
 def explain(cluster: Cluster) -> None:
-    kubectl = f"{cluster.kubectl_program} --kubeconfig={cluster.kubeconfig}"
+    if isinstance(cluster, Node):
+        removal = "make demo-down"
+    else:
+        removal = f"k delete qvl/{RESOURCE} pvc/{model_volume.CLAIM}; helm uninstall {OPERATOR} --namespace={OPERATOR_NAMESPACE}"
     say(f"""
 The cluster stays up. Try:
-  alias k='{kubectl}'
+  alias k='{cluster.kubectl_program} --kubeconfig={cluster.kubeconfig}'
   k get qvl,pods                     what there is
   k describe qvl {RESOURCE}                its conditions and its story
   k edit qvl {RESOURCE}                    change it
   k scale qvl/{RESOURCE} --replicas=2      one more pod
-Remove every trace of it: make demo-down""")
+Remove every trace of it: {removal}""")

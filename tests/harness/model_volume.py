@@ -14,9 +14,10 @@ CLAIM = "tiny-model"
 
 def fill(cluster: Cluster, image: str) -> None:
     """Have a claim with the tiny model on it, filled through a pod, as on any cluster; `image` is one with tar."""
-    if isinstance(cluster, Node):
-        cluster.apply(local_volume(cluster))
-    cluster.apply(claim(own=isinstance(cluster, Node)), loader(image))
+    if not cluster.kubectl("get", "persistentvolumeclaim", CLAIM, f"--namespace={NAMESPACE}", "--ignore-not-found"):
+        # A claim that somebody has made is theirs to shape: of another class, say, or bound to a volume of its own.
+        cluster.apply(*([local_volume(cluster)] if isinstance(cluster, Node) else []), claim(isinstance(cluster, Node)))
+    cluster.apply(loader(image))
     cluster.kubectl("wait", f"--namespace={NAMESPACE}", "--for=condition=Ready", f"pod/{CLAIM}-loader", "--timeout=5m")
     cluster.kubectl("cp", f"--namespace={NAMESPACE}", f"{snapshot.PATH}/.", f"{CLAIM}-loader:/model", timeout=300)
     cluster.kubectl("delete", f"--namespace={NAMESPACE}", "pod", f"{CLAIM}-loader", "--wait=false", "--grace-period=1")
