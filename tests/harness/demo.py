@@ -192,7 +192,8 @@ def explain(cluster: Cluster) -> None:
     if isinstance(cluster, Node):
         removal = "make demo-down"
     else:
-        removal = f"k delete qvl/{RESOURCE} pvc/{model_volume.CLAIM}; helm uninstall {OPERATOR} --namespace={OPERATOR_NAMESPACE}"
+        uninstall = f"helm uninstall {OPERATOR} --namespace={OPERATOR_NAMESPACE}"
+        removal = f"k delete qvl/{RESOURCE} pvc/{model_volume.CLAIM}; {uninstall}"
     say(f"""
 The cluster stays up. Try:
   alias k='{cluster.kubectl_program} --kubeconfig={cluster.kubeconfig}'
