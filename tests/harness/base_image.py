@@ -19,12 +19,13 @@ LABEL io.qwenvl.harness.key={key}
 """
 
 
-def mirror() -> str:
-    return os.environ.get("QWENVL_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+def mirror() -> list[str]:
+    """The mirror that somebody names, else debootstrap's own."""
+    return [mirror] if (mirror := os.environ.get("QWENVL_DEBIAN_MIRROR")) else []
 
 
 def key() -> str:
-    return content_key(_SUITE, _PACKAGES, _DOCKERFILE, mirror())
+    return content_key(_SUITE, _PACKAGES, _DOCKERFILE, *mirror())
 
 
 def ensure() -> None:
@@ -36,7 +37,7 @@ def ensure() -> None:
     root = folder / "root"
     root.mkdir(parents=True)
     with step("Making the base image with debootstrap", "1 min"):
-        run(*PRIVATE, "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, root, mirror())
+        run(*PRIVATE, "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, root, *mirror())
         for leftover in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
             shutil.rmtree(root / leftover)
             (root / leftover).mkdir()
