@@ -21,7 +21,8 @@ LABEL io.qwenvl.harness.key={key}
 
 def mirror() -> list[str]:
     """The mirror that somebody names, else debootstrap's own."""
-    return [mirror] if (mirror := os.environ.get("QWENVL_DEBIAN_MIRROR")) else []
+    named = os.environ.get("QWENVL_DEBIAN_MIRROR")
+    return [named] if named else []
 
 
 def key() -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -90,8 +91,11 @@ class Installed:
         self.node.kubectl("delete", "qvl", *names, "--ignore-not-found", "--wait")
         for name in names:
             selector = f"--selector=qwenvl.io/name={name}"
-            wait_until(lambda s=selector: not self.node.get("deployments", s)["items"], 60)  # type: ignore[misc]
+            wait_until(partial(self._has_no_deployment, selector), 60)
             self.node.kubectl("delete", "pods", selector, "--grace-period=0", "--force", "--ignore-not-found")
+
+    def _has_no_deployment(self, selector: str) -> bool:
+        return not self.node.get("deployments", selector)["items"]
 
     def kill_container(self, pod: Object) -> None:
         """End the runtime container as the kernel would for want of memory: SIGKILL to its process 1."""
