@@ -32,10 +32,6 @@ class Boot:
     shots: tuple[WarmupShot, ...] = ()
     reason: str = "the engine is loading the model"
 
-    @property
-    def healthy_once(self) -> bool:
-        return "engine" in self.stages
-
     def report(self) -> WarmupReport:
         return WarmupReport(
             boot_id=self.boot_id,
