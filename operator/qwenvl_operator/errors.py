@@ -28,6 +28,11 @@ class ApiError(Exception):
         self.call = call
         self.retry_after = retry_after
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the spec or somebody's permissions are the cause: to be said in status, and tried again."""
+        return self.status in (400, 403, 422)
+
 
 class Waiting(Exception):  # noqa: N818 - an outcome of a reconcile, not a fault
     """Nothing can be done before something else has happened: look again after `after` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from qwenvl_operator.naming import GATE
@@ -48,9 +49,13 @@ def is_open(pod: Manifest) -> bool:
     return gate.get("status") == "True" and gate.get("message") == _open(pod).message
 
 
-def wants_report(pod: Manifest) -> bool:
-    """Whether the container says that it is ready, and its report has yet to be read."""
-    return has_gate(pod) and not is_ending(pod) and container(pod).ready and not is_open(pod)
+def wants_report(pod: Manifest, heard: Collection[str] = ()) -> bool:
+    """Whether the container says that it is ready, and its report has yet to be read.
+
+    `heard`: the containers without a gate whose report was read; where there is a gate, that tells it.
+    """
+    known = is_open(pod) if has_gate(pod) else container(pod).id in heard
+    return not is_ending(pod) and container(pod).ready and not known
 
 
 def must_close(pod: Manifest) -> bool:
@@ -60,7 +65,7 @@ def must_close(pod: Manifest) -> bool:
 
 def decide(pod: Manifest, report: WarmupReport | None) -> GateDecision | None:
     """What to write, None if the gate is as it should be."""
-    if wants_report(pod) and report is not None and speaks_for(report, pod):
+    if has_gate(pod) and wants_report(pod) and report is not None and speaks_for(report, pod):
         return _open(pod)
     if must_close(pod):
         return GateDecision(False, "ContainerChanged", f"Container {container(pod).id or 'none'} is not warmed up.")

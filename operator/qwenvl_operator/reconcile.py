@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from qwenvl_operator import gate
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.events import build_event
+from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.plan import make_plan
-from qwenvl_operator.reports import Reports, ReportUnreadable
+from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
 from qwenvl_operator.settings import Settings
-from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, timestamp
+from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same
 from qwenvl_operator.verdict import Facts, Reason, Verdict
-from qwenvl_runtime.config import WarmupReport
 
-REPORT_RETRY = 2.0
 LEFTOVER_RETRY = 2.0
 FOREIGN_RETRY = 30.0
-# A refusal that the spec or somebody's permissions cause: said in status, and tried again with backoff.
-REFUSED = (400, 403, 422)
-
 # Worth a Warning although it may pass by itself.
 TROUBLES = (Reason.RUNTIME_CRASHED, Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Warmups:
-    """What the warm-up reports said in one pass."""
-
-    newest: WarmupReport | None
-    unreadable: dict[str, str]
 
 
 class Reconciler:
@@ -59,7 +44,7 @@ class Reconciler:
         self._store = store
         self._cluster = cluster
         self._settings = settings
-        self._reports = reports
+        self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
 
     async def __call__(self, key: Key) -> float | None:
@@ -67,56 +52,25 @@ class Reconciler:
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
             return None
-        warmups = await self._tend_gates(observed)
-        again = REPORT_RETRY if warmups.unreadable else None
+        warmups = await self._gatekeeper.tend(key, observed.pods)
         try:
             cr = CustomResource.parse(observed.cr)
             await self._apply_children(cr, observed)
+            if warmups.refusal:
+                raise warmups.refusal
         except InvalidSpec as error:
             await self._say_problem(key, Reason(error.reason), error.message)
-            return again or error.after
+            return warmups.again or error.after
         except Waiting as waiting:
             return waiting.after
         except ApiError as error:
-            if error.status in REFUSED:
+            if error.is_refusal:
                 await self._say_problem(key, Reason.APPLY_REFUSED, str(error))
             raise
         current = self._store.observe(key) or observed
         facts = Facts(cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable)
         await self._say(current.cr, derive_status(facts, warmups.newest))
-        return again
-
-    async def _tend_gates(self, observed: Observed) -> Warmups:
-        """Open the gate of each container that has reported, close it for each that is gone."""
-        asked = [pod for pod in observed.pods if gate.wants_report(pod)]
-        answers = await asyncio.gather(*(self._reports.read(pod) for pod in asked), return_exceptions=True)
-        reports: dict[str, WarmupReport] = {}
-        unreadable: dict[str, str] = {}
-        for pod, answer in zip(asked, answers, strict=True):
-            name = pod["metadata"]["name"]
-            if isinstance(answer, ReportUnreadable):
-                unreadable[name] = str(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            elif gate.speaks_for(answer, pod):
-                reports[name] = answer
-            else:
-                unreadable[name] = f"it is of another container, or not complete: {answer.reason}"
-        for pod in observed.pods:
-            decision = gate.decide(pod, reports.get(pod["metadata"]["name"]))
-            if decision is not None:
-                await self._write_gate(pod, decision)
-        newest = max(reports.values(), key=lambda report: report.started_at, default=None)
-        return Warmups(newest, unreadable)
-
-    async def _write_gate(self, pod: Manifest, decision: gate.GateDecision) -> None:
-        logger.info("%s: gate of pod %s: %s", pod["metadata"]["namespace"], pod["metadata"]["name"], decision.message)
-        try:
-            self._store.put(await self._cluster.apply_status(decision.manifest(pod, timestamp(self._now()))))
-        except ApiError as error:
-            # The pod has gone in the meantime, or another of its name has come.
-            if error.status not in (404, 409):
-                raise
+        return warmups.again
 
     async def _apply_children(self, cr: CustomResource, observed: Observed) -> None:
         strategy = await self._strategy(cr, observed)

@@ -275,6 +275,45 @@ async def test_a_refused_write_is_said_with_the_call() -> None:
     assert world.ready() == ("False", "Applying")
 
 
+async def test_a_gate_that_may_not_be_written_is_said_with_the_call_and_the_rest_goes_on() -> None:
+    world = World()
+    world.apply()
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource())
+    world.apply(replicas=2)
+    world.cluster.forget_calls()
+    refusal = ApiError(403, "Forbidden", "cannot patch pods/status", call="patch pods/status ai/reports-1")
+    world.cluster.faults[1] = Fault(refusal)
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    stalled = find_condition(world.status(), "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "ApplyRefused")
+    assert "patch pods/status ai/reports-1" in stalled["message"]
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 2
+    world.cluster.faults.clear()
+    await world.reconcile()
+    assert condition(world.cluster.read(POD), GATE)["status"] == "True"
+    assert find_condition(world.status(), "Stalled")["status"] == "False"
+
+
+async def test_without_a_gate_the_report_is_read_once_for_each_container() -> None:
+    world = World()
+    world.apply(warmup={"gatePolicy": "Fallback"})
+    await world.reconcile()
+    world.roll_out()
+    assert await world.reconcile() == pytest.approx(60.0)
+    assert "warmup" not in world.status()
+    world.reports[POD.name] = report(world.resource())
+    assert await world.reconcile() is None
+    assert world.status()["warmup"] == {"firstSeconds": "0.300", "steadySeconds": "0.200"}
+    assert condition(world.cluster.read(POD), GATE) == {}
+    del world.reports[POD.name]
+    assert await world.reconcile() is None
+    world.cluster.edit(POD, lambda pod: pod["status"]["containerStatuses"][0].update(containerID="containerd://two"))
+    assert await world.reconcile() == pytest.approx(60.0)
+
+
 async def test_events_tell_of_transitions_alone() -> None:
     world = World()
     await serve(world)
