@@ -120,6 +120,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"spec.media.maxRequestBytes": "1025Mi"}, "must be from 64Ki to 1Gi"),
     ({"spec.media.maxRequestBytes": "20 MB"}, "maxRequestBytes in body should match"),
     ({"spec.media.maxRequestBytes": 1.5}, "must be of type integer,string"),
+    ({"spec.media.maxRequestBytes": 262143}, "raise maxRequestBytes to maxPixels / 16 or more, or lower maxPixels"),
     # the times
     ({"spec.startup.budget": "0s"}, 'spec.startup.budget: Invalid value: "string": must be from 1s to 24h'),
     ({"spec.startup.budget": "24h1s"}, 'spec.startup.budget: Invalid value: "string": must be from 1s to 24h'),
@@ -183,7 +184,9 @@ ACCEPTED: list[dict[str, object]] = [
     {"spec.engine.maxModelLen": 1216, "spec.media.maxPixels": 1048576},
     {"spec.engine.maxModelLen": 256, "spec.media.maxImages": 0},
     {"spec.engine.gpuMemoryUtilization": "1.0"},
-    {"spec.media.maxRequestBytes": 65536},
+    {"spec.media.maxRequestBytes": "256Ki"},
+    {"spec.media.maxRequestBytes": 65536, "spec.media.maxPixels": 1048576},
+    {"spec.media.maxRequestBytes": 65536, "spec.media.maxImages": 0},
     {"spec.media.maxRequestBytes": "1Gi"},
     {"spec.media.maxRequestBytes": "2e7"},
     {"spec.startup.budget": "24h"},

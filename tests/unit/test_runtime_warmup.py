@@ -50,6 +50,13 @@ def test_each_picture_is_another_one_and_drawn_again_the_same() -> None:
     assert len(image.getcolors(1 << 16) or []) > 10, "a chart, not an empty sheet"
 
 
+@pytest.mark.parametrize("max_pixels", [MIN_PIXELS, 1 << 20, 4 << 20])
+def test_every_request_of_the_set_fits_into_the_smallest_limit_that_the_api_accepts(max_pixels: int) -> None:
+    config = build_config(media={"max_pixels": max_pixels}, engine={"max_model_len": 65536})
+    longest = max(len(body) for shot in prepare_shots(config) for body in shot.bodies)
+    assert longest < max(64 << 10, max_pixels // 16)
+
+
 def test_no_two_requests_of_the_set_are_the_same() -> None:
     shots = prepare_shots(build_config())
     bodies = [body for shot in shots for body in shot.bodies]

@@ -215,6 +215,18 @@ class Engine(Model):
 class Media(Model):
     """What a request may carry. Pictures are accepted inline only."""
 
+    # Twice what the warm-up's largest picture takes in base64: a pod that may not be sent it would never be ready.
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.maxImages == 0 || quantity(string(self.maxRequestBytes))"
+                ".compareTo(quantity(string(self.maxPixels / 16))) >= 0",
+                "a request must have room for a picture of maxPixels: raise maxRequestBytes to maxPixels / 16 or more,"
+                " or lower maxPixels",
+            )
+        )
+    )
+
     max_images: Annotated[int, Field(ge=0, le=256)] = 8
     """Pictures per request."""
     max_videos: Annotated[int, Field(ge=0, le=8)] = 0
