@@ -16,7 +16,7 @@ from harness.installed import Installed, install, wait_until
 from harness.node import Node
 from harness.tiny_model import charts
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 NAME = demo.RESOURCE
 ASKED = 20
 SCHEMA = {
