@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.main import IncEx
@@ -17,6 +18,8 @@ from qwenvl_runtime.arguments import refused_arguments
 
 # Everything else in the spec reaches a pod and is part of its revision.
 NOT_OF_THE_POD: Mapping[str, IncEx | bool] = {
+    "model": {"preset": True},
+    "hardware": {"accelerator": {"model": True}},
     "replicas": True,
     "rollout": True,
     "suspend": True,
@@ -75,8 +78,13 @@ class CustomResource:
         """
         relevant = self.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=NOT_OF_THE_POD)
         relevant["model"]["servedName"] = self.served_name
-        relevant = {section: value for section, value in relevant.items() if value}
-        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(_drop_empty(relevant), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without the sections of which nothing is left."""
+    dropped = {name: _drop_empty(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: value for name, value in dropped.items() if value != {}}
 
 
 def _explain(error: ValidationError) -> str:

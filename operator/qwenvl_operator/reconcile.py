@@ -11,6 +11,8 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.events import build_event
+from qwenvl_operator.fit import Fit
+from qwenvl_operator.fitness import check_spec, derive_fit
 from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
@@ -19,13 +21,13 @@ from qwenvl_operator.plan import make_plan
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
 from qwenvl_operator.settings import Settings
-from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same
+from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Reason, Verdict
 
 LEFTOVER_RETRY = 2.0
 FOREIGN_RETRY = 30.0
 # Worth a Warning although it may pass by itself.
-TROUBLES = (Reason.RUNTIME_CRASHED, Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE)
+TROUBLES = (Reason.RUNTIME_CRASHED, Reason.ENGINE_SLOW, Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE)
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +70,16 @@ class Reconciler:
                 await self._say_problem(key, Reason.APPLY_REFUSED, str(error))
             raise
         current = self._store.observe(key) or observed
-        facts = Facts(cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable)
+        engine = warmups.newest.engine if warmups.newest else None
+        fit = derive_fit(cr.spec, engine, known_fit(current.cr.get("status", {}), cr.revision))
+        facts = Facts(cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable, fit=fit)
         await self._say(current.cr, derive_status(facts, warmups.newest))
         return warmups.again
 
     async def _apply_children(self, cr: CustomResource, observed: Observed) -> None:
+        recorded = self._recorded(cr, observed)
         strategy = await self._strategy(cr, observed)
-        desired = desired_children(cr, self._recorded(cr, observed), strategy)
+        desired = desired_children(cr, recorded, strategy)
         plan = make_plan(desired, observed, cr.revision)
         for manifest in plan.apply:
             ref = ref_of(manifest)
@@ -91,7 +96,14 @@ class Reconciler:
     def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:
         ref = Ref(Kind.CONFIG_MAP, cr.key.namespace, config_map_name(cr.key, cr.revision))
         known = Recorded.of(observed.children[ref]) if ref in observed.children else None
-        return known or render(cr, self._settings.runtime_image)
+        return known or self._render(cr)
+
+    def _render(self, cr: CustomResource) -> Recorded:
+        """A revision that was let in once is not asked again: a later version's arithmetic must not stop what runs."""
+        fit = check_spec(cr.spec)
+        if isinstance(fit, Fit) and not fit.fits:
+            raise InvalidSpec(Reason.DOES_NOT_FIT, fit.message)
+        return render(cr, self._settings.runtime_image)
 
     async def _strategy(self, cr: CustomResource, observed: Observed) -> Strategy:
         live, room = observed.deployment(), None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentStatus, WarmupStatus
+from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, WarmupStatus
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import is_open
 from qwenvl_operator.naming import endpoint, selector
@@ -41,7 +41,18 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
         "revision": cr.revision,
         "conditions": _conditions(said, previous, cr.generation, facts.now),
     }
+    status["fit"] = facts.fit.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {**status, "warmup": warmup} if warmup else status
+
+
+def known_fit(previous: Status, revision: str) -> FitStatus | None:
+    """What was said of the fit of this very revision."""
+    if previous.get("revision") != revision or "fit" not in previous:
+        return None
+    try:
+        return FitStatus.model_validate(previous["fit"])
+    except ValidationError:
+        return None
 
 
 def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: float) -> Status:
@@ -49,7 +60,7 @@ def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: f
     generation = observed.cr["metadata"]["generation"]
     previous = observed.cr.get("status", {})
     said = {**_summary(verdict), "Available": _available(observed)}
-    kept = {name: previous[name] for name in ("revision", "warmup") if name in previous}
+    kept = {name: previous[name] for name in ("revision", "warmup", "fit") if name in previous}
     return {
         "observedGeneration": generation,
         **_counts(observed, key),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from qwenvl_operator.api.v1alpha1 import RolloutStrategy
+from qwenvl_operator.api.v1alpha1 import FitStatus, RolloutStrategy
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
+from qwenvl_operator.fitness import find_slowdown
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.pods import (
@@ -47,6 +48,8 @@ class Reason(StrEnum):
     APPLY_REFUSED = "ApplyRefused"
     NAME_TAKEN = "NameTaken"
     INVALID_SPEC = "InvalidSpec"
+    DOES_NOT_FIT = "DoesNotFit"
+    ENGINE_SLOW = "EngineSlow"
     REPLICAS_READY = "ReplicasReady"
     NO_REPLICA_READY = "NoReplicaReady"
     PODS_SCHEDULED = "PodsScheduled"
@@ -77,6 +80,7 @@ class Facts:
     now: float
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """By pod name: why its warm-up report could not be read just now."""
+    fit: FitStatus = field(default_factory=FitStatus)
 
 
 def judge(facts: Facts) -> Verdict:
@@ -129,6 +133,8 @@ def _complete(facts: Facts) -> Verdict | None:
     message = f"{ready} of {facts.cr.replicas} replicas are warm and get traffic."
     if not (facts.cr.spec.engine.cuda_graphs or facts.cr.on_cpu):
         message += " Warning: spec.engine.cudaGraphs is false, which makes decoding 9 to 15 times slower."
+    if slowdown := find_slowdown(facts.cr.spec, facts.fit):
+        return Verdict(Reason.ENGINE_SLOW, f"{message} Warning: {slowdown}.", ready=True)
     return Verdict(Reason.ALL_REPLICAS_READY, message, ready=True)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import uuid4
 
-from qwenvl_runtime.config import WarmupReport, WarmupShot
+from qwenvl_runtime.config import EngineReport, WarmupReport, WarmupShot
 
 
 class Phase(StrEnum):
@@ -30,6 +30,7 @@ class Boot:
     """Stays true while draining: the report tells what was done, not what may be asked."""
     stages: dict[str, float] = field(default_factory=dict)
     shots: tuple[WarmupShot, ...] = ()
+    engine: EngineReport | None = None
     reason: str = "the engine is loading the model"
 
     def report(self) -> WarmupReport:
@@ -40,6 +41,7 @@ class Boot:
             started_at=self.started_at,
             complete=self.warmed,
             shots=self.shots,
+            engine=self.engine,
             stages=dict(self.stages),
             reason=self.reason,
         )

@@ -105,7 +105,13 @@ class RuntimeConfig(Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
 
 
-class WarmupShot(Frozen):
+class Said(BaseModel):
+    """Part of a report. What a later version adds to it is no reason not to read the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class WarmupShot(Said):
     """One request of the warm-up set, asked several times."""
 
     name: str
@@ -118,7 +124,17 @@ class WarmupShot(Frozen):
     """Median of the askings after the first."""
 
 
-class WarmupReport(Frozen):
+class EngineReport(Said):
+    """What the engine says of itself while it starts."""
+
+    kv_cache_tokens: Annotated[int, Field(ge=0)] | None = None
+    """None while the engine has not said it."""
+    attention_backend: str = ""
+    cuda_graphs: bool = False
+    compiled: bool = False
+
+
+class WarmupReport(Said):
     """The answer of GET /warmup: what this very process has served of the warm-up set."""
 
     boot_id: str
@@ -131,6 +147,7 @@ class WarmupReport(Frozen):
     complete: bool
     """True once the whole set was answered."""
     shots: tuple[WarmupShot, ...] = ()
+    engine: EngineReport | None = None
     stages: dict[str, Seconds] = {}
     """Seconds per stage of the start: `engine` (process start to engine healthy), `warmup`."""
     reason: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
+from qwenvl_runtime.config import EngineReport
 from qwenvl_runtime.logs import write_line
 
 _LINE_LIMIT = 4096
@@ -32,14 +33,35 @@ _SAFE = re.compile(
 )
 # An outer error that only points at the one that matters.
 _POINTER = re.compile(r"See (?:root cause|stack trace)|Engine core initialization failed")
+# What vLLM 0.32 and 0.33 say of themselves while they load; Worker processes each say it.
+_KV_CACHE = re.compile(r"\w+ KV cache size: ([\d,]+) tokens")
+_ATTENTION = re.compile(r"Using (?:AttentionBackendEnum\.)?(\w+) (?:attention backend\b|backend\.)")
+_GRAPHS = re.compile(r"Graph capturing finished in ")
+_COMPILED = re.compile(r".*(?:torch\.compile took |Directly load |Compiling a graph for )")
+
+
+def read_report(report: EngineReport, text: str) -> EngineReport:
+    """The report with what one line of the engine adds to it.
+
+    >>> read_report(EngineReport(), "GPU KV cache size: 424,112 tokens, Maximum concurrency: 3x").kv_cache_tokens
+    424112
+    """
+    if found := _KV_CACHE.match(text):
+        return report.model_copy(update={"kv_cache_tokens": int(found[1].replace(",", ""))})
+    if found := _ATTENTION.match(text):
+        return report.model_copy(update={"attention_backend": found[1]})
+    if _GRAPHS.match(text):
+        return report.model_copy(update={"cuda_graphs": True})
+    return report.model_copy(update={"compiled": True}) if _COMPILED.match(text) else report
 
 
 class EngineLog:
-    """Relays lines and remembers the telling ones for the container's last words."""
+    """Relays lines and remembers the telling ones: for the report, and for the container's last words."""
 
     def __init__(self) -> None:
         self.guarded = False
         """Set once users may send requests."""
+        self.report = EngineReport()
         self._errors: deque[str] = deque(maxlen=_TAIL)
         self._withheld = ""
 
@@ -56,6 +78,8 @@ class EngineLog:
                 return
             self._withheld = place if not text else ""
             text = text or "text withheld: it may quote a request"
+        else:
+            self.report = read_report(self.report, text)
         if level in ("ERROR", "CRITICAL") or _EXCEPTION.fullmatch(text):
             self._errors.append(text)
         fields = {"process": header["process"] or "", "place": place}

@@ -116,6 +116,7 @@ class Server:
             budget = self._config.startup_budget
             return Ending(ExitCode.LOAD_TIMEOUT, f"the engine did not load within startup.budget ({budget:g} s)")
         self._boot.stages["engine"] = time.monotonic() - began
+        self._boot.engine = self._engine_log.report
         logger.info("the engine is healthy after %.1f s", self._boot.stages["engine"])
         try:
             async with asyncio.timeout(self._config.warmup.budget):

@@ -20,7 +20,7 @@ from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.status import find_condition
-from qwenvl_runtime.config import WarmupReport
+from qwenvl_runtime.config import EngineReport, WarmupReport
 
 CR = Ref(Kind.CR, *KEY)
 DEPLOYMENT = Ref(Kind.DEPLOYMENT, *KEY)
@@ -245,6 +245,46 @@ async def test_an_invalid_spec_is_said_and_the_pods_go_on() -> None:
     world.apply()
     await world.reconcile()
     assert world.ready() == ("True", "AllReplicasReady")
+
+
+async def test_what_does_not_fit_is_said_and_the_pods_go_on() -> None:
+    world = World()
+    await serve(world)
+    before = world.cluster.read(DEPLOYMENT)
+    world.apply(hardware={"accelerator": {"count": 2, "model": "RTX3090-24G"}})
+    await world.reconcile()
+    assert world.ready() == ("False", "DoesNotFit")
+    assert find_condition(world.status(), "Stalled")["status"] == "True"
+    assert world.cluster.read(DEPLOYMENT) == before
+    assert find_condition(world.status(), "Available")["status"] == "True"
+
+
+async def test_a_revision_that_was_let_in_is_not_refused_later() -> None:
+    """The name of the accelerator is not part of the revision: it changes no pod, and takes none away."""
+    world = World()
+    await serve(world)
+    before = world.cluster.read(DEPLOYMENT)
+    world.apply(hardware={"accelerator": {"model": "RTX3090-24G"}})
+    await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT) == before
+    assert "not supported" in world.status()["fit"]["summary"]
+
+
+async def test_an_engine_without_graphs_is_said() -> None:
+    world = World()
+    world.apply(hardware={"accelerator": {"model": "H100-80G"}})
+    await world.reconcile()
+    world.roll_out()
+    engine = EngineReport(kv_cache_tokens=450_000, attention_backend="FLASH_ATTN")
+    world.reports[POD.name] = report(world.resource(), engine=engine)
+    await world.reconcile()
+    become_ready(world)
+    await world.reconcile()
+    assert world.ready() == ("True", "EngineSlow")
+    assert world.status()["fit"]["engineKvCacheTokens"] == 450_000
+    world.cluster.forget_calls()
+    await world.reconcile()
+    assert world.cluster.calls == []
 
 
 async def test_somebody_elses_object_is_not_taken_over() -> None:

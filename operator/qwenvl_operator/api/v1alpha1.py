@@ -124,9 +124,29 @@ class ModelSource(Model):
     """A folder inside the runtime image: weights that were baked in."""
 
 
+class Preset(StrEnum):
+    INSTRUCT = "qwen3-vl-30b-a3b-instruct"
+    THINKING = "qwen3-vl-30b-a3b-thinking"
+    CUSTOM = "custom"
+
+
+class Quantization(StrEnum):
+    FP8 = "fp8"
+    INT8 = "int8"
+    AWQ = "awq"
+    GPTQ = "gptq"
+    NVFP4 = "nvfp4"
+    NONE = "none"
+
+
 class ModelSpec(Model):
     """Which model is served, and where its files are."""
 
+    preset: Preset | None = None
+    """Whose shapes the fit check takes. `custom` is another model of the architecture, which is not checked. Left out:
+    the instruct model on GPUs, `custom` on `cpu`."""
+    quantization: Quantization | None = None
+    """Format of the weights, which the fit check counts with. Left out: it counts with `fp8`."""
     served_name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$|^$")] = ""
     """Name by which clients ask for the model (`model` in a request). Empty means the name of this resource."""
     source: ModelSource
@@ -149,6 +169,9 @@ class Accelerator(Model):
     """Extended resource that a node offers, such as `nvidia.com/gpu`; `cpu` is for trials of tiny models only."""
     count: Literal[1, 2, 4, 8] = 1
     """GPUs per pod. The model is split over all of them (tensor parallel)."""
+    model: Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9 ._-]*)?$")] = ""
+    """Which GPU it is, such as `H100-80G`, for the fit check; `qwenvl fit --table` lists those it knows. Empty: the one
+    that `nodeSelector` names by `nvidia.com/gpu.product`."""
 
 
 @with_config(
@@ -219,8 +242,8 @@ class Media(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.maxImages == 0 || quantity(string(self.maxRequestBytes))"
-                ".compareTo(quantity(string(self.maxPixels / 16))) >= 0",
+                "self.maxImages == 0"
+                " || quantity(string(self.maxRequestBytes)).asApproximateFloat() >= double(self.maxPixels) / 16.0",
                 "a request must have room for a picture of maxPixels: raise maxRequestBytes to maxPixels / 16 or more,"
                 " or lower maxPixels",
             )
@@ -433,6 +456,27 @@ class WarmupStatus(Model):
     """Median of the same request's answers after that."""
 
 
+class FitStatus(Model):
+    """Whether the model fits the hardware: what was predicted, and what the engine reports."""
+
+    summary: str = ""
+    """The prediction in words, or why there is none."""
+    kv_cache_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of KV cache that were predicted."""
+    engine_kv_cache_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of KV cache that the engine reports."""
+    difference: str = ""
+    """The engine's figure over the predicted one, less 1, in percent."""
+    attention_backend: str = ""
+    """What computes attention, as the engine reports it."""
+    cuda_graphs: bool | None = None
+    """Whether the engine captured CUDA graphs."""
+    compiled: bool | None = None
+    """Whether the engine runs compiled code."""
+    warnings: list[str] = []
+    """What is tight, or slower than it could be."""
+
+
 class QwenVLDeploymentStatus(Model):
     """What does run."""
 
@@ -450,5 +494,7 @@ class QwenVLDeploymentStatus(Model):
     """URL of the OpenAI-compatible API inside the cluster."""
     warmup: WarmupStatus | None = None
     """The latest warm-up."""
+    fit: FitStatus | None = None
+    """The fit check, and the engine's own report beside it."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))] = []
     """Ready, Reconciling and Stalled (kstatus), and Available, Scheduled and WarmedUp."""

@@ -1,0 +1,190 @@
+"""Model x hardware -> memory, KV tokens, and whether it can run: pure.
+
+All memory is per GPU, in GiB. The overhead was fitted to three starts of vLLM with FP8 weights: on an H100 (79.2 GiB,
+utilization 0.92) 424,112 tokens with its defaults and 452,176 with 64 sequences and pictures of 4.2 megapixels, on an
+H200 1,033,296 tokens. Between those lie the memory of the vision encoder and that of the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from qwenvl_operator.presets import ACCELERATORS, FORMATS, GIB, QWEN3_VL_30B_A3B, Accelerator, Format, Shapes, kernel
+
+PIXELS_PER_TOKEN = 32 * 32
+PICTURE_MARKS = 2
+MAX_PICTURE_PIXELS = 16_777_216
+# CUDA's context, CUDA graphs, and the activations of one step of the decoder.
+BASE_OVERHEAD = 0.89
+# The vision encoder, at the profile's largest picture, for each of its tokens.
+ENCODER_BYTES = 150 * 1024
+# Logits of each sequence in bf16 and float32.
+LOGIT_BYTES = 6
+BLOCK_TOKENS = 16
+COUNTS = (1, 2, 4, 8)
+TIGHT_REQUESTS = 2.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a CR asks of its GPUs."""
+
+    weights: str = "fp8"
+    """Name of the weight format."""
+    count: int = 1
+    utilization: float = 0.92
+    max_model_len: int = 65536
+    max_num_seqs: int = 64
+    max_images: int = 8
+    max_pixels: int = 4_194_304
+    kv_bytes: int = 2
+    """Bytes of one value in the KV cache."""
+    split_experts: bool = True
+    """False with `--enable-expert-parallel`: each GPU has whole experts."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The verdict with its numbers."""
+
+    fits: bool
+    message: str
+    """Why not, and what would; or what there is."""
+    weights: float
+    """GiB of weights on each GPU."""
+    encoder: float
+    """GiB that the vision encoder takes at its peak."""
+    overhead: float
+    """GiB beside the weights and the KV cache, the encoder's included."""
+    kv_tokens: int
+    """Tokens in the KV cache, 0 where the weights leave no room."""
+    pictures: int
+    """Pictures of the largest size that one request has room for."""
+    kernel: str
+    warnings: tuple[str, ...] = ()
+
+
+def check(demand: Demand, gpu: Accelerator, shapes: Shapes = QWEN3_VL_30B_A3B) -> Fit:
+    """Whether the demand can run on `demand.count` GPUs of this kind."""
+    fit = _measure(demand, gpu, shapes)
+    problem = _find_problem(demand, gpu, fit, shapes)
+    if not problem:
+        room = (
+            f"{fit.kv_tokens:,} tokens of KV cache, {fit.kv_tokens / demand.max_model_len:.1f} of the longest requests"
+        )
+        return replace(fit, message=f"{_name(demand, gpu)}: {room}.", warnings=tuple(_warn(demand, gpu, fit)))
+    nearest = _find_nearest(demand, gpu, shapes)
+    advice = f" What would: {'; or '.join(nearest)}." if nearest else ""
+    return replace(fit, fits=False, message=f"{_name(demand, gpu)}: {problem}.{advice}")
+
+
+def picture_tokens(max_pixels: int) -> int:
+    """Tokens of the largest picture, its two marks included."""
+    return max_pixels // PIXELS_PER_TOKEN + PICTURE_MARKS
+
+
+def weight_gib(weights: Format, count: int, shapes: Shapes) -> float:
+    """Weights on one of `count` GPUs: the vision tower and the router are whole on each."""
+    split = shapes.experts * weights.expert_bits / 8 + shapes.attention * weights.attention_bits / 8
+    split += shapes.embeddings * 2
+    return (split / count + (shapes.router + shapes.vision) * 2) / GIB
+
+
+def kv_token_bytes(demand: Demand, shapes: Shapes) -> int:
+    """Bytes of one token on one GPU; beyond `kv_heads` GPUs the heads are repeated."""
+    return 2 * shapes.layers * max(1, shapes.kv_heads // demand.count) * shapes.head_dim * demand.kv_bytes
+
+
+def _measure(demand: Demand, gpu: Accelerator, shapes: Shapes) -> Fit:
+    weights = weight_gib(FORMATS[demand.weights], demand.count, shapes)
+    encoder = demand.max_pixels // PIXELS_PER_TOKEN * ENCODER_BYTES / GIB if demand.max_images else 0.0
+    overhead = BASE_OVERHEAD + encoder + demand.max_num_seqs * shapes.vocabulary * LOGIT_BYTES / GIB
+    room = gpu.memory * demand.utilization - weights - overhead
+    tokens = int(max(room, 0.0) * GIB) // kv_token_bytes(demand, shapes)
+    pictures = min(demand.max_images, demand.max_model_len // picture_tokens(demand.max_pixels))
+    return Fit(
+        fits=True,
+        message="",
+        weights=weights,
+        encoder=encoder,
+        overhead=overhead,
+        kv_tokens=tokens - tokens % BLOCK_TOKENS,
+        pictures=pictures,
+        kernel=kernel(demand.weights, gpu.capability),
+    )
+
+
+def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) -> str:
+    if gpu.refusal:
+        return gpu.refusal
+    if shapes.heads % demand.count:
+        return f"{shapes.heads} attention heads cannot be split over {demand.count} GPUs"
+    block = FORMATS[demand.weights].block
+    part = shapes.moe_intermediate // demand.count if demand.split_experts else shapes.moe_intermediate
+    if part % block and gpu.capability < 89:
+        return (
+            f"{demand.count} parts of an expert ({part} wide) are not made of whole {block}-wide blocks, which the "
+            f"kernels of this generation need; add --enable-expert-parallel to engine.extraArgs"
+        )
+    usable = gpu.memory * demand.utilization
+    if not fit.kv_tokens:
+        return (
+            f"{fit.weights:.1f} GiB of weights and {fit.overhead:.1f} GiB of working memory on each GPU exceed "
+            f"{usable:.1f} GiB, which is {demand.utilization:g} of its {gpu.memory:g} GiB"
+        )
+    if fit.kv_tokens < demand.max_model_len:
+        return (
+            f"{fit.weights:.1f} GiB of weights and {fit.overhead:.1f} GiB of working memory leave room for "
+            f"{fit.kv_tokens:,} tokens, engine.maxModelLen is {demand.max_model_len:,}"
+        )
+    return ""
+
+
+def _find_nearest(demand: Demand, gpu: Accelerator, shapes: Shapes) -> list[str]:
+    """One change of each kind that makes it fit, the smallest first."""
+
+    def works(changed: Demand, on: Accelerator = gpu) -> bool:
+        return not _find_problem(changed, on, _measure(changed, on, shapes), shapes)
+
+    def first(changes: Iterator[tuple[str, Demand, Accelerator]]) -> list[str]:
+        return [next((text for text, changed, on in changes if works(changed, on)), "")]
+
+    shorter = _measure(demand, gpu, shapes).kv_tokens // 1024 * 1024
+    shortest = picture_tokens(demand.max_pixels) + 1024
+    lengths = [replace(demand, max_model_len=shorter)] if shortest <= shorter < demand.max_model_len else []
+    found = first((f"engine.maxModelLen: {each.max_model_len}", each, gpu) for each in lengths)
+    found += first(
+        (f"model.quantization: {name}", replace(demand, weights=name), gpu)
+        for name in FORMATS
+        if name != demand.weights
+    )
+    found += first(
+        (f"hardware.accelerator.count: {count}", replace(demand, count=count), gpu)
+        for count in COUNTS
+        if count > demand.count
+    )
+    if not any(found):
+        larger = sorted(ACCELERATORS.values(), key=lambda each: each.memory)
+        found += first((f"an accelerator such as {each.name}", demand, each) for each in larger)
+    return [text for text in found if text]
+
+
+def _warn(demand: Demand, gpu: Accelerator, fit: Fit) -> Iterator[str]:
+    at_once = fit.kv_tokens / demand.max_model_len
+    if at_once < TIGHT_REQUESTS:
+        yield f"tight: the KV cache holds {at_once:.1f} requests of engine.maxModelLen"
+    if fit.pictures < demand.max_images:
+        largest = picture_tokens(demand.max_pixels)
+        yield (
+            f"engine.maxModelLen has room for {fit.pictures} of media.maxImages {demand.max_images} pictures of "
+            f"{largest} tokens"
+        )
+    if "storage only" in fit.kernel:
+        yield f"{demand.weights} on {gpu.name}: {fit.kernel}"
+    if demand.kv_bytes == 1 and gpu.capability not in (90, 100):
+        yield "an fp8 KV cache makes vLLM take another attention back end on this generation: compare speed and answers"
+
+
+def _name(demand: Demand, gpu: Accelerator) -> str:
+    return f"{demand.weights} weights on {demand.count}x {gpu.name}"

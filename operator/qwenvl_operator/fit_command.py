@@ -1,0 +1,118 @@
+"""Says whether the model fits the hardware, with the numbers: of resources in a file, or as a table of all there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qwenvl_operator.api.v1alpha1 import KIND
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.errors import InvalidSpec
+from qwenvl_operator.fit import COUNTS, Demand, Fit, check
+from qwenvl_operator.fitness import check_spec
+from qwenvl_operator.presets import ACCELERATORS, FORMATS
+
+FITS, DOES_NOT_FIT, UNREADABLE = 0, 1, 2
+TABLE_DEMAND = Demand(max_model_len=16384, max_num_seqs=16, max_pixels=2_097_152)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-f", "--filename", action="append", help="YAML with QwenVLDeployments; - reads standard input")
+    what.add_argument("--table", action="store_true", help="each weight format on each accelerator, in Markdown")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0: all fit or are not checked; 1: one does not fit or is invalid; 2: a file cannot be read."""
+    if arguments.table:
+        print("\n".join(build_table()))
+        return FITS
+    try:
+        documents = [document for name in arguments.filename for document in _read(name)]
+    except (OSError, yaml.YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    resources = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    if not resources:
+        print(f"error: there is no {KIND} in {', '.join(arguments.filename)}", file=sys.stderr)
+        return UNREADABLE
+    verdicts = [_judge(resource) for resource in resources]
+    if arguments.output == "json":
+        print(json.dumps(verdicts, indent=2))
+    else:
+        print("\n".join(line for verdict in verdicts for line in _describe(verdict)))
+    return FITS if all(verdict["fits"] is not False for verdict in verdicts) else DOES_NOT_FIT
+
+
+def build_table() -> Iterator[str]:
+    """KV tokens by accelerator, GPUs and weight format; a dash where that does not fit."""
+    demand = TABLE_DEMAND
+    yield f"| GPUs | {' | '.join(FORMATS)} |"
+    yield "| --- |" + " ---: |" * len(FORMATS)
+    for gpu in ACCELERATORS.values():
+        for count in COUNTS[:3]:
+            fits = [check(_with(demand, weights, count), gpu) for weights in FORMATS]
+            cells = [f"{fit.kv_tokens:,}" if fit.fits else "-" for fit in fits]
+            yield f"| {count}x {gpu.name} | {' | '.join(cells)} |"
+
+
+def _with(demand: Demand, weights: str, count: int) -> Demand:
+    return Demand(
+        weights=weights,
+        count=count,
+        max_model_len=demand.max_model_len,
+        max_num_seqs=demand.max_num_seqs,
+        max_pixels=demand.max_pixels,
+    )
+
+
+def _read(name: str) -> list[Any]:
+    text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    return list(yaml.safe_load_all(text))
+
+
+def _judge(resource: dict[str, Any]) -> dict[str, Any]:
+    metadata = resource.get("metadata") or {}
+    name = str(metadata.get("name", ""))
+    identity = {"namespace": "default", "uid": "", "generation": 1, **metadata, "name": name}
+    try:
+        cr = CustomResource.parse({**resource, "metadata": identity})
+    except InvalidSpec as error:
+        return {"name": name, "fits": False, "message": error.message}
+    fit = check_spec(cr.spec)
+    if isinstance(fit, str):
+        return {"name": name, "fits": None, "message": fit}
+    numbers = {
+        "weightsGiB": round(fit.weights, 2),
+        "encoderGiB": round(fit.encoder, 2),
+        "overheadGiB": round(fit.overhead, 2),
+        "kvCacheTokens": fit.kv_tokens,
+        "picturesPerRequest": fit.pictures,
+        "kernel": fit.kernel,
+    }
+    verdict = {"name": name, "fits": fit.fits, "message": fit.message, "warnings": list(fit.warnings)}
+    return {**verdict, **numbers} if _has_numbers(fit) else verdict
+
+
+def _has_numbers(fit: Fit) -> bool:
+    return fit.weights > 0
+
+
+def _describe(verdict: dict[str, Any]) -> Iterator[str]:
+    words = {True: "fits", False: "does not fit", None: "not checked"}
+    yield f"{verdict['name']}: {words[verdict['fits']]}"
+    yield f"  {verdict['message']}"
+    if "kvCacheTokens" in verdict:
+        yield (
+            f"  on each GPU: weights {verdict['weightsGiB']} GiB, working memory {verdict['overheadGiB']} GiB"
+            f" (of which the vision encoder {verdict['encoderGiB']}); experts by {verdict['kernel']}"
+        )
+        yield f"  largest pictures in one request: {verdict['picturesPerRequest']}"
+    yield from (f"  warning: {warning}" for warning in verdict.get("warnings", ()))

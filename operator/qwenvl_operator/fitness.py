@@ -1,0 +1,123 @@
+"""The fit check of one CR: what it asks of which GPU, and what its engine reports of it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
+from qwenvl_operator.fit import Demand, Fit, check
+from qwenvl_operator.presets import find_accelerator
+from qwenvl_runtime.config import EngineReport
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+NO_GRAPHS = (
+    "the engine runs without CUDA graphs although spec.engine.cudaGraphs is true: decoding is 9 to 15 times slower"
+    " than it should be"
+)
+NOT_COMPILED = "the engine runs without compiled code although spec.engine.cudaGraphs is true"
+# The prediction is good to some 5 %; a fifth less room than predicted means that something is not as it was declared.
+LARGE_DIFFERENCE = 0.2
+
+
+def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
+    """The verdict, or why there is none."""
+    accelerator = spec.hardware.accelerator
+    on_cpu = accelerator.resource == "cpu"
+    preset = spec.model.preset or (Preset.CUSTOM if on_cpu else Preset.INSTRUCT)
+    if preset is Preset.CUSTOM:
+        return "Not checked: spec.model.preset is custom, whose size is not known."
+    if on_cpu:
+        return _refuse(
+            f"{preset} has 31 billion parameters, which no CPU serves: give it GPUs, or set spec.model.preset to custom"
+            " for a tiny model of the same architecture"
+        )
+    product = spec.hardware.node_selector.get(PRODUCT_LABEL, "")
+    gpu = find_accelerator(accelerator.model, product)
+    if gpu is None:
+        named = accelerator.model or product
+        known = "`qwenvl fit --table` lists those it knows."
+        if named:
+            return f"Not checked: the fit check does not know {named}; {known}"
+        return f"Not checked: spec.hardware.accelerator.model says nothing of the GPU; {known}"
+    return check(demand_of(spec), gpu)
+
+
+def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
+    kv_type = _option(spec.engine.extra_args, "--kv-cache-dtype")
+    return Demand(
+        weights=spec.model.quantization or "fp8",
+        count=spec.hardware.accelerator.count,
+        utilization=float(spec.engine.gpu_memory_utilization),
+        max_model_len=spec.engine.max_model_len,
+        max_num_seqs=spec.engine.max_num_seqs,
+        max_images=spec.media.max_images,
+        max_pixels=spec.media.max_pixels,
+        kv_bytes=1 if kv_type.startswith("fp8") else 2,
+        split_experts="--enable-expert-parallel" not in spec.engine.extra_args,
+    )
+
+
+def derive_fit(spec: QwenVLDeploymentSpec, report: EngineReport | None, known: FitStatus | None) -> FitStatus:
+    """What status says. `report` is the engine's, if it was read in this pass; else what is `known` of it stays."""
+    predicted = check_spec(spec)
+    if report is None and known is not None:
+        report = (
+            EngineReport(
+                kv_cache_tokens=known.engine_kv_cache_tokens,
+                attention_backend=known.attention_backend,
+                cuda_graphs=bool(known.cuda_graphs),
+                compiled=bool(known.compiled),
+            )
+            if known.cuda_graphs is not None
+            else None
+        )
+    tokens = predicted.kv_tokens if isinstance(predicted, Fit) and predicted.fits else None
+    reported = report.kv_cache_tokens if report else None
+    return FitStatus(
+        summary=predicted.message if isinstance(predicted, Fit) else predicted,
+        kv_cache_tokens=tokens,
+        engine_kv_cache_tokens=reported,
+        difference=f"{reported / tokens - 1:+.1%}" if tokens and reported else "",
+        attention_backend=report.attention_backend if report else "",
+        cuda_graphs=report.cuda_graphs if report else None,
+        compiled=report.compiled if report else None,
+        warnings=_warnings(spec, predicted, report, tokens),
+    )
+
+
+def find_slowdown(spec: QwenVLDeploymentSpec, fit: FitStatus) -> str:
+    """Why decoding is many times slower than was asked for; empty if it is not."""
+    if spec.hardware.accelerator.resource == "cpu" or not spec.engine.cuda_graphs:
+        return ""
+    return NO_GRAPHS if fit.cuda_graphs is False else ""
+
+
+def _warnings(
+    spec: QwenVLDeploymentSpec, predicted: Fit | str, report: EngineReport | None, tokens: int | None
+) -> list[str]:
+    warnings = list(predicted.warnings) if isinstance(predicted, Fit) else []
+    if report is None or spec.hardware.accelerator.resource == "cpu":
+        return warnings
+    if spec.engine.cuda_graphs:
+        warnings += [] if report.cuda_graphs else [NO_GRAPHS]
+        warnings += [] if report.compiled else [NOT_COMPILED]
+    if tokens and report.kv_cache_tokens and report.kv_cache_tokens < tokens * (1 - LARGE_DIFFERENCE):
+        warnings.append(
+            "the engine has much less room than predicted: does something else use this GPU, are the weights of another"
+            " format, or is it another GPU than declared?"
+        )
+    return warnings
+
+
+def _refuse(message: str) -> Fit:
+    return Fit(fits=False, message=f"{message}.", weights=0, encoder=0, overhead=0, kv_tokens=0, pictures=0, kernel="")
+
+
+def _option(arguments: list[str], name: str) -> str:
+    """The value of an option, as `--name=value` or as two arguments."""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == name:
+            return following
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return ""

@@ -1,0 +1,206 @@
+"""The fit check: its figures against measured ones, its refusals, and what it advises instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenvl_operator import cli
+from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
+from qwenvl_operator.fit import COUNTS, Demand, Fit, check
+from qwenvl_operator.fit_command import build_table
+from qwenvl_operator.fitness import NO_GRAPHS, check_spec, derive_fit
+from qwenvl_operator.presets import ACCELERATORS, FORMATS, find_accelerator, kernel
+from qwenvl_runtime.config import EngineReport
+
+ROOT = Path(__file__).parents[2]
+# What vLLM takes when it is told nothing.
+DEFAULTS = Demand(max_model_len=262144, max_num_seqs=1024, max_pixels=16_777_216)
+
+
+def spec(**fields: Any) -> QwenVLDeploymentSpec:
+    base: dict[str, Any] = {
+        "model": {"source": {"hostPath": {"path": "/models"}}, **fields.pop("model", {})},
+        "hardware": {"accelerator": fields.pop("accelerator", {"model": "H100-80G"}), **fields.pop("hardware", {})},
+    }
+    return QwenVLDeploymentSpec.model_validate({**base, **fields})
+
+
+def fit_of(**fields: Any) -> Fit:
+    fit = check_spec(spec(**fields))
+    assert isinstance(fit, Fit)
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "demand", "measured"),
+    [
+        ("H100-80G", DEFAULTS, 424_112),
+        ("H100-80G", replace(DEFAULTS, max_num_seqs=64, max_pixels=4_194_304), 452_176),
+        ("H200-141G", DEFAULTS, 1_033_296),
+    ],
+)
+def test_within_five_percent_of_what_was_measured(accelerator: str, demand: Demand, measured: int) -> None:
+    fit = check(demand, ACCELERATORS[accelerator])
+    assert fit.fits
+    assert fit.kv_tokens == pytest.approx(measured, rel=0.05)
+    assert fit.weights == pytest.approx(29.92, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "changes", "said"),
+    [
+        ("A10-24G", {}, "exceed 20.3 GiB, which is 0.92 of its 22.1 GiB. What would: hardware.accelerator.count: 2"),
+        ("RTX3090-24G", {"count": 4}, "not supported"),
+        ("L40S-48G", {"weights": "none"}, "model.quantization: fp8"),
+        ("A10-24G", {"count": 4}, "add --enable-expert-parallel"),
+        ("L40S-48G", {"max_model_len": 131072}, "leave room for 101,376 tokens"),
+        ("L40S-48G", {"max_model_len": 131072}, "engine.maxModelLen: 101376"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_numbers_and_what_would(
+    accelerator: str, changes: dict[str, Any], said: str
+) -> None:
+    fit = check(replace(Demand(), **changes), ACCELERATORS[accelerator])
+    assert not fit.fits
+    assert said in fit.message
+
+
+def test_whole_experts_on_each_gpu_need_no_narrow_blocks() -> None:
+    assert check(Demand(count=4, split_experts=False), ACCELERATORS["A10-24G"]).fits
+    assert fit_of(accelerator={"model": "A10-24G", "count": 4}, engine={"extraArgs": ["--enable-expert-parallel"]}).fits
+
+
+demands = st.builds(
+    Demand,
+    weights=st.sampled_from(list(FORMATS)),
+    count=st.sampled_from(COUNTS),
+    utilization=st.floats(0.3, 1.0),
+    max_model_len=st.integers(256, 262144),
+    max_num_seqs=st.integers(1, 1024),
+    max_images=st.integers(0, 32),
+    max_pixels=st.integers(65536, 16_777_216),
+)
+accelerators = st.sampled_from(list(ACCELERATORS.values()))
+
+
+@given(demands, accelerators)
+def test_more_memory_and_smaller_demands_never_fit_less(demand: Demand, gpu: Any) -> None:
+    fit = check(demand, gpu)
+    larger = check(demand, replace(gpu, memory=gpu.memory + 8))
+    smaller = check(replace(demand, max_num_seqs=1, max_pixels=65536), gpu)
+    assert larger.kv_tokens >= fit.kv_tokens
+    assert smaller.kv_tokens >= fit.kv_tokens
+    if fit.fits:
+        assert larger.fits
+        assert smaller.fits
+        assert fit.kv_tokens >= demand.max_model_len
+
+
+@given(demands, accelerators)
+def test_what_is_advised_works(demand: Demand, gpu: Any) -> None:
+    fit = check(demand, gpu)
+    if fit.fits or " What would: " not in fit.message:
+        return
+    for advice in fit.message.partition(" What would: ")[2].removesuffix(".").split("; or "):
+        what, _, value = advice.partition(": ")
+        changed, on = demand, gpu
+        if what == "engine.maxModelLen":
+            changed = replace(demand, max_model_len=int(value))
+        elif what == "model.quantization":
+            changed = replace(demand, weights=value)
+        elif what == "hardware.accelerator.count":
+            changed = replace(demand, count=int(value))
+        else:
+            on = ACCELERATORS[advice.removeprefix("an accelerator such as ")]
+        assert check(changed, on).fits, advice
+
+
+def test_fp8_is_storage_alone_before_ada() -> None:
+    assert "storage only" in kernel("fp8", 80)
+    assert "storage only" not in kernel("fp8", 89)
+    assert any(
+        "storage only" in warning
+        for warning in fit_of(accelerator={"model": "A10", "count": 2}, engine={"maxModelLen": 16384}).warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "product", "found"),
+    [
+        ("H100-80G", "", "H100-80G"),
+        ("h100", "NVIDIA-A10", "H100-80G"),
+        ("RTX 4090", "", "RTX4090-24G"),
+        ("A100", "", None),
+        ("", "NVIDIA-A100-80GB-PCIe", "A100-80G"),
+        ("", "NVIDIA-A10", "A10-24G"),
+        ("", "NVIDIA-H200-NVL", "H200-141G"),
+        ("", "NVIDIA-A1000", None),
+        ("", "", None),
+    ],
+)
+def test_an_accelerator_by_its_name_or_by_the_nodes_label(model: str, product: str, found: str | None) -> None:
+    gpu = find_accelerator(model, product)
+    assert (gpu.name if gpu else None) == found
+
+
+def test_without_what_it_needs_there_is_no_verdict() -> None:
+    assert "says nothing of the GPU" in str(check_spec(spec(accelerator={})))
+    assert "does not know Voodoo2" in str(check_spec(spec(accelerator={"model": "Voodoo2"})))
+    assert "custom" in str(check_spec(spec(model={"preset": "custom"})))
+    assert "custom" in str(check_spec(spec(accelerator={"resource": "cpu"})))
+    labelled = {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A10"}}
+    assert not fit_of(accelerator={}, hardware=labelled).fits
+
+
+def test_no_cpu_serves_the_whole_model() -> None:
+    fit = fit_of(model={"preset": "qwen3-vl-30b-a3b-thinking"}, accelerator={"resource": "cpu"})
+    assert not fit.fits
+    assert "preset to custom" in fit.message
+
+
+def test_the_engines_report_stands_beside_the_prediction() -> None:
+    report = EngineReport(kv_cache_tokens=450_000, attention_backend="FLASH_ATTN", cuda_graphs=True, compiled=True)
+    said = derive_fit(spec(), report, None)
+    assert said.engine_kv_cache_tokens == 450_000
+    assert said.difference == "-0.2%"
+    assert said.warnings == []
+    assert derive_fit(spec(), None, said) == said, "what was read once is not forgotten"
+    assert derive_fit(spec(), None, None).difference == ""
+
+
+def test_lost_graphs_and_lost_room_are_seen() -> None:
+    said = derive_fit(spec(), EngineReport(kv_cache_tokens=200_000), None)
+    assert NO_GRAPHS in said.warnings
+    assert any("much less room" in warning for warning in said.warnings)
+    wanted = derive_fit(spec(engine={"cudaGraphs": False}), EngineReport(kv_cache_tokens=450_000), None)
+    assert wanted.warnings == []
+
+
+def test_the_command_reads_resources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "-f", str(ROOT / "docs/examples/h100.yaml")]) == 0
+    assert "reports: fits" in capsys.readouterr().out
+    broken = yaml.safe_load((ROOT / "docs/examples/h100.yaml").read_text())
+    broken["spec"]["hardware"]["accelerator"]["model"] = "A10-24G"
+    file = tmp_path / "cr.yaml"
+    file.write_text("---\n" + yaml.safe_dump(broken) + "---\nkind: Service\n")
+    assert cli.main(["fit", "-f", str(file), "-o", "json"]) == 1
+    (verdict,) = json.loads(capsys.readouterr().out)
+    assert (verdict["fits"], verdict["kvCacheTokens"]) == (False, 0)
+    file.write_text("kind: Service\n")
+    assert cli.main(["fit", "-f", str(file)]) == 2
+    assert cli.main(["fit", "-f", str(tmp_path / "none")]) == 2
+
+
+def test_the_table_in_the_documents_is_the_commands() -> None:
+    page = (ROOT / "docs/fit.md").read_text()
+    table = "\n".join(re.findall(r"^\|.*\|$", page.partition("qwenvl fit --table")[2], flags=re.MULTILINE))
+    assert table == "\n".join(build_table()), "run `qwenvl fit --table`"
