@@ -25,6 +25,10 @@ class Container:
     waiting_message: str
     last_exit: str
     """How the previous life ended, in one line; empty if there was none."""
+    last_exit_reason: str
+    """The kubelet's word for it, such as Error or OOMKilled."""
+    last_words: str
+    """What the runtime wrote into its termination message."""
 
 
 def container(pod: Manifest) -> Container:
@@ -41,6 +45,8 @@ def container(pod: Manifest) -> Container:
         waiting_reason=state.get("waiting", {}).get("reason", ""),
         waiting_message=state.get("waiting", {}).get("message", ""),
         last_exit=_last_exit(ended),
+        last_exit_reason=ended.get("reason", ""),
+        last_words=ended.get("message", ""),
     )
 
 

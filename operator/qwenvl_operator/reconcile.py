@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from qwenvl_operator.causes import CRASHES
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
@@ -18,16 +19,23 @@ from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.plan import make_plan
+from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
-from qwenvl_operator.verdict import Facts, Reason, Verdict
+from qwenvl_operator.verdict import Facts, Verdict
 
 LEFTOVER_RETRY = 2.0
 FOREIGN_RETRY = 30.0
 # Worth a Warning although it may pass by itself.
-TROUBLES = (Reason.RUNTIME_CRASHED, Reason.ENGINE_SLOW, Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE)
+TROUBLES = (
+    *CRASHES,
+    Reason.ENGINE_SLOW,
+    Reason.WAITING_FOR_GPU,
+    Reason.UNSCHEDULABLE,
+    Reason.VOLUME_UNAVAILABLE,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from qwenvl_operator.naming import endpoint, selector
 from qwenvl_operator.objects import Key
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.pods import container, has_gate, is_scheduled
-from qwenvl_operator.verdict import Facts, Reason, Verdict, judge, living_pods, ready_pods
+from qwenvl_operator.reasons import Reason
+from qwenvl_operator.verdict import Facts, Verdict, judge, living_pods, ready_pods
 from qwenvl_runtime.config import WarmupReport
 
 Status = dict[str, Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, RolloutStrategy
+from qwenvl_operator.causes import crash_reason, refusal_reason, unscheduled_reason
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
@@ -21,41 +21,10 @@ from qwenvl_operator.pods import (
     parse_time,
     revision_of,
 )
+from qwenvl_operator.reasons import Reason
 from qwenvl_operator.rollout import is_rolled_out
 
 CRASHES_BEFORE_STALLED = 3
-
-
-class Reason(StrEnum):
-    """Every reason of a condition; each has a heading in docs/troubleshooting.md."""
-
-    ALL_REPLICAS_READY = "AllReplicasReady"
-    SUSPENDED = "Suspended"
-    SCALED_TO_ZERO = "ScaledToZero"
-    APPLYING = "Applying"
-    ROLLING_OUT = "RollingOut"
-    STARTING_CONTAINER = "StartingContainer"
-    LOADING_MODEL = "LoadingModel"
-    WARMING_UP = "WarmingUp"
-    WAITING_FOR_GATE = "WaitingForGate"
-    WAITING_FOR_GPU = "WaitingForGPU"
-    UNSCHEDULABLE = "Unschedulable"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    CONTAINER_REFUSED = "ContainerRefused"
-    RUNTIME_CRASHED = "RuntimeCrashed"
-    REPORT_UNREADABLE = "WarmupReportUnreadable"
-    PODS_REFUSED = "PodsRefused"
-    APPLY_REFUSED = "ApplyRefused"
-    NAME_TAKEN = "NameTaken"
-    INVALID_SPEC = "InvalidSpec"
-    DOES_NOT_FIT = "DoesNotFit"
-    ENGINE_SLOW = "EngineSlow"
-    REPLICAS_READY = "ReplicasReady"
-    NO_REPLICA_READY = "NoReplicaReady"
-    PODS_SCHEDULED = "PodsScheduled"
-    NO_PODS = "NoPods"
-    WARMED_UP = "WarmedUp"
-    FIRST_ANSWER_SLOW = "FirstAnswerSlow"
 
 
 @dataclass(frozen=True)
@@ -143,7 +112,8 @@ def _refused(facts: Facts) -> Verdict | None:
     failure = condition(deployment, "ReplicaFailure")
     if failure.get("status") != "True":
         return None
-    return Verdict(Reason.PODS_REFUSED, f"The API server refuses the pods: {failure.get('message', '')}", stalled=True)
+    message = failure.get("message", "")
+    return Verdict(refusal_reason(message), f"The API server refuses the pods: {message}", stalled=True)
 
 
 def _worst_pod(facts: Facts) -> Verdict | None:
@@ -170,7 +140,7 @@ def _judge_pod(pod: Manifest, facts: Facts) -> Verdict:
         )
     if state.last_exit and state.running_since is None:
         message = f"Pod {name} has ended {state.restarts + 1} time(s), last with {state.last_exit}"
-        return Verdict(Reason.RUNTIME_CRASHED, message, stalled=state.restarts >= CRASHES_BEFORE_STALLED)
+        return Verdict(crash_reason(state), message, stalled=state.restarts >= CRASHES_BEFORE_STALLED)
     if state.running_since is None:
         return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
     return _judge_running(pod, facts)
@@ -205,7 +175,7 @@ def _unscheduled(pod: Manifest, cr: CustomResource) -> Verdict:
     )
     if lacks_gpu and cr.spec.rollout.strategy is RolloutStrategy.SURGE:
         message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
-    return Verdict(Reason.WAITING_FOR_GPU if lacks_gpu else Reason.UNSCHEDULABLE, message)
+    return Verdict(Reason.WAITING_FOR_GPU if lacks_gpu else unscheduled_reason(scheduled.get("message", "")), message)
 
 
 def _deadline_exceeded(observed: Observed) -> bool:

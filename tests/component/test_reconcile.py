@@ -373,7 +373,7 @@ async def test_a_crash_is_told_as_a_warning() -> None:
 
     world.cluster.edit(POD, crash)
     await world.reconcile()
-    (event,) = [event for event in world.cluster.all(Kind.EVENT) if event["reason"] == "RuntimeCrashed"]
+    (event,) = [event for event in world.cluster.all(Kind.EVENT) if event["reason"] == "EngineCrashed"]
     assert event["type"] == "Warning"
     assert "ENGINE_DIED" in event["note"]
 

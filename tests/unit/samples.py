@@ -65,7 +65,11 @@ def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **st
         container["state"] = {"waiting": {"reason": waiting, "message": "because"}}
     if exit_code := state.get("exit_code"):
         container["lastState"] = {
-            "terminated": {"exitCode": exit_code, "reason": "Error", "message": "EngineDied: the engine ended"}
+            "terminated": {
+                "exitCode": exit_code,
+                "reason": state.get("exit_reason", "Error"),
+                "message": state.get("last_words", "BAD_CONFIG: no such file"),
+            }
         }
     scheduled = state.get("scheduled", True)
     manifest: Manifest = {
@@ -94,7 +98,9 @@ def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **st
                     "type": "PodScheduled",
                     "status": str(scheduled),
                     "reason": "" if scheduled else "Unschedulable",
-                    "message": "" if scheduled else "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+                    "message": ""
+                    if scheduled
+                    else state.get("unscheduled", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
                     "lastTransitionTime": STARTED,
                 },
                 {"type": "ContainersReady", "status": str(state.get("ready", False)), "lastTransitionTime": STARTED},

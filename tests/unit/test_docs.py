@@ -12,7 +12,7 @@ import yaml
 
 from qwenvl_operator.api import reference
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
-from qwenvl_operator.verdict import Reason
+from qwenvl_operator.reasons import Reason
 from qwenvl_runtime.server import ExitCode
 
 ROOT = Path(__file__).parents[2]

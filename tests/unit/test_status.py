@@ -8,15 +8,23 @@ import pytest
 from samples import NOW, cr_manifest, custom_resource, live_children, observed, pod, report
 
 from qwenvl_operator.objects import Manifest
+from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import derive_problem_status, derive_status, find_condition, is_same
-from qwenvl_operator.verdict import Facts, Reason, Verdict, judge
+from qwenvl_operator.verdict import Facts, Verdict, judge
 
 CR = custom_resource()
 SHORT_SPEC = {"startup": {"budget": "5m"}}
 SHORT = custom_resource(**SHORT_SPEC)
 COMPLETE = {"updatedReplicas": 1, "replicas": 1, "readyReplicas": 1}
 EXCEEDED = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
-REFUSED = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": 'exceeded quota: "gpus"'}]}
+
+
+def refused(message: str) -> dict[str, Any]:
+    return {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": message}]}
+
+
+def crashed(last_words: str, **state: Any) -> Manifest:
+    return pod(CR, waiting="CrashLoopBackOff", exit_code=10, restarts=5, last_words=last_words, **state)
 
 
 def facts(*pods: Manifest, spec: dict[str, Any] | None = None, unreadable: Any = None, **status: Any) -> Facts:
@@ -44,7 +52,25 @@ STATES = {
         facts(pod(SHORT, started=True, ready=True), spec=SHORT_SPEC, unreadable={"reports-1": "refused"}),
         "Stalled",
     ),
-    Reason.PODS_REFUSED: (facts(**REFUSED), "Stalled"),
+    Reason.ENGINE_CRASHED: (facts(crashed("ENGINE_DIED: the engine ended with exit code 1")), "Stalled"),
+    Reason.STARTUP_BUDGET_EXCEEDED: (facts(crashed("LOAD_TIMEOUT: the engine did not load")), "Stalled"),
+    Reason.WARMUP_FAILED: (facts(crashed("WARMUP_FAILED: the warm-up was not done")), "Stalled"),
+    Reason.OUT_OF_GPU_MEMORY: (
+        facts(crashed("ENGINE_DIED: the engine ended: torch.OutOfMemoryError: CUDA out of memory. Tried")),
+        "Stalled",
+    ),
+    Reason.OUT_OF_HOST_MEMORY: (facts(crashed("", exit_reason="OOMKilled")), "Stalled"),
+    Reason.VOLUME_UNAVAILABLE: (
+        facts(pod(CR, scheduled=False, unscheduled='0/1 nodes: persistentvolumeclaim "weights" not found.')),
+        "Reconciling",
+    ),
+    Reason.UNSCHEDULABLE: (
+        facts(pod(CR, scheduled=False, unscheduled="0/1 nodes: 1 Insufficient cpu.")),
+        "Reconciling",
+    ),
+    Reason.PODS_REFUSED: (facts(**refused('RuntimeClass "nvidia" not found')), "Stalled"),
+    Reason.QUOTA_EXCEEDED: (facts(**refused('pods "x" is forbidden: exceeded quota: gpus')), "Stalled"),
+    Reason.POD_SECURITY_REFUSED: (facts(**refused('violates PodSecurity "restricted:latest": hostPath')), "Stalled"),
     Reason.ROLLING_OUT: (
         facts(pod(CR, ready=True, gate=True), pod(CR, "old", revision="old"), **COMPLETE),
         "Reconciling",
@@ -72,7 +98,7 @@ def test_no_progress_for_the_whole_deadline_is_for_a_person() -> None:
 
 def test_a_crash_is_told_with_its_last_words() -> None:
     verdict = judge(STATES[Reason.RUNTIME_CRASHED][0])
-    assert "exit code 3: EngineDied: the engine ended" in verdict.message
+    assert "exit code 3: BAD_CONFIG: no such file" in verdict.message
 
 
 def test_the_worst_pod_is_spoken_of() -> None:

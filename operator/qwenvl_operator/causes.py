@@ -1,0 +1,45 @@
+"""Which reason stands behind what the kubelet, the scheduler and the API server say in prose: pure."""
+
+from __future__ import annotations
+
+import re
+
+from qwenvl_operator.pods import Container
+from qwenvl_operator.reasons import Reason
+
+# The names with which the runtime's last words begin.
+_LAST_WORDS = {
+    "ENGINE_DIED": Reason.ENGINE_CRASHED,
+    "LOAD_TIMEOUT": Reason.STARTUP_BUDGET_EXCEEDED,
+    "WARMUP_FAILED": Reason.WARMUP_FAILED,
+}
+CRASHES = (*_LAST_WORDS.values(), Reason.RUNTIME_CRASHED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_HOST_MEMORY)
+"""Every reason that a container ended for."""
+# torch, and vLLM where the weights left no room for the KV cache.
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|available KV cache memory"
+)
+# The scheduler's plugins for volumes.
+_VOLUME = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent volume|volume node affinity")
+
+
+def crash_reason(container: Container) -> Reason:
+    """Why the container ended, by its exit and its last words."""
+    if container.last_exit_reason == "OOMKilled":
+        return Reason.OUT_OF_HOST_MEMORY
+    reason = _LAST_WORDS.get(container.last_words.partition(":")[0], Reason.RUNTIME_CRASHED)
+    if reason is Reason.ENGINE_CRASHED and _GPU_MEMORY.search(container.last_words):
+        return Reason.OUT_OF_GPU_MEMORY
+    return reason
+
+
+def unscheduled_reason(message: str) -> Reason:
+    """Why the scheduler places no pod although there may be GPUs."""
+    return Reason.VOLUME_UNAVAILABLE if _VOLUME.search(message) else Reason.UNSCHEDULABLE
+
+
+def refusal_reason(message: str) -> Reason:
+    """Why the API server creates no pod."""
+    if "exceeded quota" in message or "failed quota" in message:
+        return Reason.QUOTA_EXCEEDED
+    return Reason.POD_SECURITY_REFUSED if "violates PodSecurity" in message else Reason.PODS_REFUSED

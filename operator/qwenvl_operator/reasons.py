@@ -1,0 +1,45 @@
+"""The words of conditions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Every reason of a condition; each has a heading in docs/troubleshooting.md."""
+
+    ALL_REPLICAS_READY = "AllReplicasReady"
+    SUSPENDED = "Suspended"
+    SCALED_TO_ZERO = "ScaledToZero"
+    APPLYING = "Applying"
+    ROLLING_OUT = "RollingOut"
+    STARTING_CONTAINER = "StartingContainer"
+    LOADING_MODEL = "LoadingModel"
+    WARMING_UP = "WarmingUp"
+    WAITING_FOR_GATE = "WaitingForGate"
+    WAITING_FOR_GPU = "WaitingForGPU"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_REFUSED = "ContainerRefused"
+    VOLUME_UNAVAILABLE = "VolumeUnavailable"
+    RUNTIME_CRASHED = "RuntimeCrashed"
+    ENGINE_CRASHED = "EngineCrashed"
+    STARTUP_BUDGET_EXCEEDED = "StartupBudgetExceeded"
+    WARMUP_FAILED = "WarmupFailed"
+    OUT_OF_GPU_MEMORY = "OutOfGPUMemory"
+    OUT_OF_HOST_MEMORY = "OutOfHostMemory"
+    REPORT_UNREADABLE = "WarmupReportUnreadable"
+    PODS_REFUSED = "PodsRefused"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_SECURITY_REFUSED = "PodSecurityRefused"
+    APPLY_REFUSED = "ApplyRefused"
+    NAME_TAKEN = "NameTaken"
+    INVALID_SPEC = "InvalidSpec"
+    DOES_NOT_FIT = "DoesNotFit"
+    ENGINE_SLOW = "EngineSlow"
+    REPLICAS_READY = "ReplicasReady"
+    NO_REPLICA_READY = "NoReplicaReady"
+    PODS_SCHEDULED = "PodsScheduled"
+    NO_PODS = "NoPods"
+    WARMED_UP = "WarmedUp"
+    FIRST_ANSWER_SLOW = "FirstAnswerSlow"
