@@ -41,13 +41,13 @@ check-test:
 test: check-test lint
 	@$(PYTHON) -m harness tools >/dev/null
 	@$(PYTHON) -m harness images >/dev/null
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-engine test-cluster
+	@$(MAKE) --no-print-directory --jobs=2 test-engine test-cluster
 
 test-engine:
-	QWENVL_TEST_NODE=engine $(PYTEST) tests/e2e -m engine
+	@QWENVL_TEST_NODE=engine $(PYTEST) tests/e2e -m engine | sed --unbuffered "s/^/[engine] /"
 
 test-cluster:
-	$(PYTEST) tests/unit tests/component tests/cluster tests/e2e -m "not engine"
+	@$(PYTEST) tests/unit tests/component tests/cluster tests/e2e -m "not engine" | sed --unbuffered "s/^/[cluster] /"
 
 test-unit: .venv/unit
 	$(PYTEST) tests/unit tests/component -m "not engine and not process"
