@@ -13,6 +13,7 @@ import yaml
 from qwenvl_operator.api import reference
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
 from qwenvl_operator.reasons import Reason
+from qwenvl_runtime import metrics as runtime_metrics
 from qwenvl_runtime.server import ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,15 @@ def test_every_reason_has_a_heading_in_the_troubleshooting_page(reason: Reason) 
 @pytest.mark.parametrize("code", list(ExitCode))
 def test_every_exit_code_is_explained(code: ExitCode) -> None:
     assert f"\n| {int(code)} | " in read("docs/concepts.md")
+
+
+def test_every_metric_is_explained() -> None:
+    page = read("docs/operations.md")
+    sources = [ROOT / "operator/qwenvl_operator/metrics.py", ROOT / "runtime/qwenvl_runtime/metrics.py"]
+    text = "".join(source.read_text() for source in sources).replace("{PREFIX}", runtime_metrics.PREFIX)
+    names = set(re.findall(r"\"(qwenvl_(?:operator|runtime)_\w+)\"", text))
+    assert len(names) > 10
+    assert not {name for name in names if f"`{name}" not in page}
 
 
 @pytest.mark.parametrize(("page", "target"), list(links()), ids=str)
