@@ -40,9 +40,10 @@ class Feed:
         key = self._store.remove(manifest) if event == "DELETED" else self._store.put(manifest)
         if key is not None:
             self._queue.add(key)
-        if event is None:
-            # A watch that had to start over says what exists, not what went away in the meantime.
-            self._doubted.set()
+
+    def doubt(self) -> None:
+        """Something may have gone away unseen: confirm soon."""
+        self._doubted.set()
 
     async def confirm(self) -> None:
         """Make the store agree with one list per kind, for all CRs together, and queue every CR. Raises ApiError."""

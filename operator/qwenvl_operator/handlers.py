@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import kopf
 
-from qwenvl_operator.cluster import LIST_CHUNK, connection
+from qwenvl_operator.cluster import LIST_CHUNK, USER_AGENT, Connection, connection
 from qwenvl_operator.feed import LISTED, Feed
 from qwenvl_operator.naming import MANAGED_SELECTOR
 from qwenvl_operator.objects import WATCHED_KINDS, Kind
@@ -60,19 +61,14 @@ def build_registry(feed: Feed, settings: Settings, clean_up: Callable[[], Awaita
     """The handlers, in a registry of their own."""
     registry = kopf.OperatorRegistry()
 
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+    known: dict[Connection, kopf.AiohttpSession] = {}
+
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
         credentials = await connection()
-        return kopf.ConnectionInfo(
-            server=credentials.server,
-            insecure=not credentials.verify,
-            ca_path=credentials.ca_path,
-            certificate_path=credentials.certificate_path,
-            private_key_path=credentials.key_path,
-            proxy_url=credentials.proxy,
-            trust_env=True,
-            scheme=credentials.scheme or None,
-            token=credentials.token or None,
-        )
+        # The same again for the same credentials: kopf then knows that they were refused, and ends the process.
+        if credentials not in known:
+            known[credentials] = open_session(credentials, feed.doubt)
+        return known[credentials]
 
     async def take_in(event: dict[str, Any], **_: Any) -> None:
         feed.watched(event["type"], dict(event["object"]))
@@ -99,6 +95,37 @@ def build_registry(feed: Feed, settings: Settings, clean_up: Callable[[], Awaita
             registry=registry,
         )(take_in)
     return registry
+
+
+def open_session(credentials: Connection, started_over: Callable[[], None]) -> kopf.AiohttpSession:
+    """The watches' session; `started_over` is told when one lists its kind, which kopf does not say of an empty list.
+
+    A watch that had to start over says what exists, not what went away in the meantime.
+    """
+
+    async def answered(_: object, __: object, answer: aiohttp.TraceRequestEndParams) -> None:
+        if answer.method == "GET" and "watch" not in answer.url.query and answer.response.status == 200:
+            started_over()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_end.append(answered)
+    access = kopf.ConnectionInfo(
+        server=credentials.server,
+        insecure=not credentials.verify,
+        ca_path=credentials.ca_path,
+        certificate_path=credentials.certificate_path,
+        private_key_path=credentials.key_path,
+        scheme=credentials.scheme or None,
+        token=credentials.token or None,
+    )
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=access.as_ssl_context()),
+        headers={**access.as_http_headers(), "User-Agent": USER_AGENT},
+        proxy=credentials.proxy,
+        trust_env=True,
+        trace_configs=[tracing],
+    )
+    return kopf.AiohttpSession(server=credentials.server, aiohttp_session=session)
 
 
 def build_settings() -> kopf.OperatorSettings:

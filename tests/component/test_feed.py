@@ -149,6 +149,7 @@ async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypat
     rig.cluster.remove(POD)
     survivor = rig.cluster.write(pod("reports-2"))
     rig.feed.watched(None, survivor)
+    rig.feed.doubt()
     await until(lambda: rig.pods() == ["reports-2"])
     assert live["metadata"]["name"] not in rig.pods()
     running.cancel()

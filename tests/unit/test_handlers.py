@@ -8,14 +8,17 @@ from typing import Any
 
 import kopf
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 # The names are kopf's internals: this is where a new version of kopf that changed them is noticed.
 from kopf._cogs.aiokits.aiotoggles import ToggleSet
 from kopf._cogs.structs.references import Resource as KopfResource
 from kopf._core.reactor.orchestration import Ensemble, spawn_missing_watchers
 
+from qwenvl_operator.cluster import Connection
 from qwenvl_operator.feed import LISTED
-from qwenvl_operator.handlers import UNUSED_FINALIZER, Backoffs, build_settings, missing_watchers
+from qwenvl_operator.handlers import UNUSED_FINALIZER, Backoffs, build_settings, missing_watchers, open_session
 from qwenvl_operator.naming import MANAGED_SELECTOR
 from qwenvl_operator.objects import Kind
 
@@ -60,6 +63,34 @@ async def test_the_probe_knows_the_watchers_by_the_names_that_kopf_gives_them(
     for task in ensemble.watcher_tasks.values():
         task.cancel()
     await asyncio.wait(ensemble.watcher_tasks.values())
+
+
+async def test_a_watch_that_starts_over_is_noticed_although_it_lists_nothing() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        refused = "refused" in request.query
+        return web.json_response({"items": []}, status=503 if refused else 200)
+
+    app = web.Application()
+    app.router.add_get("/api/v1/pods", answer)
+    told: list[str] = []
+    async with TestServer(app) as server:
+        credentials = Connection(
+            server=str(server.make_url("/")),
+            verify=True,
+            ca_path=None,
+            certificate_path=None,
+            key_path=None,
+            proxy=None,
+            scheme="Bearer",
+            token="secret",
+        )
+        access = open_session(credentials, lambda: told.append("listed"))
+        async with access.aiohttp_session as session:
+            for query in ("?watch=true", "?refused=1"):
+                (await session.get(server.make_url(f"/api/v1/pods{query}"))).release()
+            assert told == []
+            (await session.get(server.make_url("/api/v1/pods?limit=500"))).release()
+            assert told == ["listed"]
 
 
 def test_before_kopf_has_reached_the_api_server_nothing_is_missing() -> None:
