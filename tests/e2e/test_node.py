@@ -179,6 +179,8 @@ def start_up() -> subprocess.Popen[str]:
         cwd=REPOSITORY / "tests",
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
