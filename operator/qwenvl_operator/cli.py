@@ -10,6 +10,7 @@ import sys
 # runtime image has no Kubernetes client.
 COMMANDS = {
     "fit": ("qwenvl_operator.fit_command", "whether the model fits the hardware, without a cluster"),
+    "manifest": ("qwenvl_runtime.manifest_command", "the manifest that pins the files of a snapshot"),
 }
 
 

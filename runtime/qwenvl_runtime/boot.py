@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import uuid4
 
-from qwenvl_runtime.config import EngineReport, WarmupReport, WarmupShot
+from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport, WarmupShot
 
 
 class Phase(StrEnum):
+    VERIFYING = "verifying"
     LOADING = "loading"
     WARMING = "warming"
     SERVING = "serving"
@@ -25,13 +27,15 @@ class Boot:
     boot_id: str = field(default_factory=lambda: uuid4().hex)
     pod: str = field(default_factory=socket.gethostname)
     started_at: float = field(default_factory=time.time)
-    phase: Phase = Phase.LOADING
+    phase: Phase = Phase.VERIFYING
     warmed: bool = False
     """Stays true while draining: the report tells what was done, not what may be asked."""
     stages: dict[str, float] = field(default_factory=dict)
     shots: tuple[WarmupShot, ...] = ()
     engine: EngineReport | None = None
-    reason: str = "the engine is loading the model"
+    read_snapshot: Callable[[], SnapshotReport | None] = lambda: None
+    """How far its verification is, at any moment."""
+    reason: str = "the snapshot is being checked"
 
     def report(self) -> WarmupReport:
         return WarmupReport(
@@ -42,6 +46,7 @@ class Boot:
             complete=self.warmed,
             shots=self.shots,
             engine=self.engine,
+            snapshot=self.read_snapshot(),
             stages=dict(self.stages),
             reason=self.reason,
         )

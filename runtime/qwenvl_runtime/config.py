@@ -51,7 +51,18 @@ class EngineConfig(Frozen):
     max_num_seqs: Annotated[int, Field(ge=1)]
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
     cuda_graphs: bool = True
+    quantization: str | None = None
+    """Format of the weights, which the snapshot must be in; None takes it as it is."""
     extra_args: tuple[str, ...] = ()
+
+
+class SnapshotConfig(Frozen):
+    """What must be true of the snapshot before it is loaded."""
+
+    manifest_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """Digest of the manifest that the snapshot must match; empty verifies nothing."""
+    trust_marker: bool = True
+    """Whether files that look as they did when they were hashed last need not be hashed again."""
 
 
 class MediaConfig(Frozen):
@@ -62,6 +73,18 @@ class MediaConfig(Frozen):
     max_pixels: Annotated[int, Field(ge=MIN_PIXELS)]
     """Larger pictures are scaled down to this many pixels before the model sees them."""
     max_request_bytes: Annotated[int, Field(ge=1)]
+    max_source_pixels: Annotated[int, Field(ge=MIN_PIXELS)] = 40_000_000
+    """A picture that is sent with more pixels is refused before it is decoded."""
+    allowed_url_hosts: tuple[str, ...] = ()
+    """`[http://]host[:port]`: from where pictures may be fetched. The front fetches them, never the engine."""
+
+
+class QueueConfig(Frozen):
+    """What a pod takes on at a time, running and waiting. 0 is no limit."""
+
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of all their prompts, as the front estimates them."""
 
 
 class WarmupConfig(Frozen):
@@ -81,15 +104,33 @@ class DrainConfig(Frozen):
     """How long the engine gets to end by itself once nothing runs."""
 
 
+class WatchdogConfig(Frozen):
+    """When a silent engine is given up. The first two together are how long a frozen one may keep its traffic."""
+
+    interval: Annotated[float, Field(gt=0)] = 2.0
+    """How often the engine is looked at."""
+    silence: Seconds = 15.0
+    """How long work may wait while nothing moves in the engine before a canary is asked."""
+    patience: Seconds = 30.0
+    """How long the canary may go unanswered, still with nothing moving, before the pod gets no more requests."""
+    restart: Seconds = 30.0
+    """How long all that may go on after that before the container ends."""
+    idle: Seconds = 300.0
+    """After how long without work a canary is asked all the same."""
+
+
 class RuntimeConfig(Frozen):
     """Everything that the runtime is told."""
 
     revision: str
     """The revision of the spec that this pod serves; returned with every answer."""
     engine: EngineConfig
+    snapshot: SnapshotConfig = SnapshotConfig()
     media: MediaConfig
+    queue: QueueConfig = QueueConfig()
     warmup: WarmupConfig
     drain: DrainConfig
+    watchdog: WatchdogConfig = WatchdogConfig()
     startup_budget: Seconds
     """How long loading may take before the runtime gives up and says so."""
 
@@ -134,6 +175,21 @@ class EngineReport(Said):
     compiled: bool = False
 
 
+class SnapshotReport(Said):
+    """How far the verification of the snapshot is."""
+
+    digest: str
+    """Of the manifest that is pinned."""
+    files: Annotated[int, Field(ge=0)] = 0
+    bytes_total: Annotated[int, Field(ge=0)] = 0
+    bytes_done: Annotated[int, Field(ge=0)] = 0
+    """Hashed so far."""
+    verified_at: float | None = None
+    """Unix time at which the hashing began that found every file to match; None until it has."""
+    from_marker: bool = False
+    """That was at an earlier start, and no file has changed since."""
+
+
 class WarmupReport(Said):
     """The answer of GET /warmup: what this very process has served of the warm-up set."""
 
@@ -148,7 +204,9 @@ class WarmupReport(Said):
     """True once the whole set was answered."""
     shots: tuple[WarmupShot, ...] = ()
     engine: EngineReport | None = None
+    snapshot: SnapshotReport | None = None
+    """None if no manifest is pinned."""
     stages: dict[str, Seconds] = {}
-    """Seconds per stage of the start: `engine` (process start to engine healthy), `warmup`."""
+    """Seconds per stage of the start: `verify`, `engine` (its start to engine healthy), `warmup`."""
     reason: str = ""
     """While not complete: what the process is doing, or why the warm-up failed. Never holds a request's content."""

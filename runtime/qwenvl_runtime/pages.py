@@ -47,7 +47,7 @@ class Pages:
         return Page(status, orjson.dumps({"phase": self._boot.phase, "reason": self._boot.reason}))
 
     async def _is_engine_healthy(self) -> bool:
-        if self._boot.phase in (Phase.LOADING, Phase.FAILED):
+        if self._boot.phase in (Phase.VERIFYING, Phase.LOADING, Phase.FAILED):
             return False
         answer = await self._ask_engine("/health")
         return answer is not None and answer.status == HTTPStatus.OK

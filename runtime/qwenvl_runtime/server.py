@@ -21,8 +21,11 @@ from qwenvl_runtime.config import CACHE_DIRECTORY, SCRATCH_DIRECTORY, RuntimeCon
 from qwenvl_runtime.engine import Engine, build_arguments, build_environment, reap_orphans
 from qwenvl_runtime.engine_logs import EngineLog
 from qwenvl_runtime.front import Front
+from qwenvl_runtime.hashing import HashingStopped
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import log_loop_error, write_line
+from qwenvl_runtime.manifest import SnapshotError
+from qwenvl_runtime.snapshot import QuantizationMismatchError, Snapshot
 from qwenvl_runtime.warmup import Ask, Shot, WarmupError, ask_port, fire, prepare_shots
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class ExitCode(IntEnum):
     ENGINE_DIED = 10
     LOAD_TIMEOUT = 11
     WARMUP_FAILED = 12
+    SNAPSHOT_INVALID = 13
+    QUANTIZATION_MISMATCH = 14
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ class Server:
             build_environment(config, os.environ, cache, self._scratch),
             self._engine_log.relay,
         )
+        self._snapshot = Snapshot(config, cache)
+        self._boot.read_snapshot = self._snapshot.report
         self._stop = asyncio.Event()
 
     async def run(self) -> Ending:
-        """From the engine's start to the end of everything, whatever ends it."""
+        """From the check of the snapshot to the end of everything, whatever ends it."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,19 +84,48 @@ class Server:
             port = await self._front.open(self._port)
         except OSError as error:
             return Ending(ExitCode.BAD_CONFIG, f"cannot listen on port {self._port}: {error.strerror}")
+        write_line("runtime", "info", "started", boot_id=self._boot.boot_id, revision=self._boot.revision, port=port)
         self._scratch.mkdir(mode=0o700)
+        deadline = loop.time() + self._config.startup_budget
         try:
-            await self._engine.start()
-            return await self._live(port)
+            return await self._check_snapshot() or await self._run_engine(port, deadline)
         finally:
-            await self._engine.kill()
             await self._front.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    async def _live(self, port: int) -> Ending:
-        boot = self._boot
-        write_line("runtime", "info", "loading", boot_id=boot.boot_id, revision=boot.revision, port=port)
-        serving = asyncio.create_task(self._serve(port))
+    async def _check_snapshot(self) -> Ending | None:
+        """Before the engine sees a byte of it; returns what was wrong."""
+        budget, progress, began = self._config.startup_budget, self._snapshot.progress, time.monotonic()
+        stop = asyncio.create_task(self._stop.wait())
+        checking = asyncio.create_task(asyncio.to_thread(self._snapshot.check, time.time()))
+        await asyncio.wait({checking, stop}, timeout=budget, return_when=asyncio.FIRST_COMPLETED)
+        progress.stop.set()
+        stop.cancel()
+        try:
+            await checking
+        except HashingStopped:
+            if self._stop.is_set():
+                return Ending(ExitCode.STOPPED, "stopped while the snapshot was verified")
+            done = f"{progress.done / 1e9:.1f} of {progress.total / 1e9:.1f} GB"
+            message = f"the snapshot was not verified within startup.budget ({budget:g} s): {done} are hashed"
+            return Ending(ExitCode.LOAD_TIMEOUT, message)
+        except QuantizationMismatchError as error:
+            return Ending(ExitCode.QUANTIZATION_MISMATCH, str(error))
+        except SnapshotError as error:
+            return Ending(ExitCode.SNAPSHOT_INVALID, str(error))
+        self._boot.stages["verify"] = time.monotonic() - began
+        return None
+
+    async def _run_engine(self, port: int, deadline: float) -> Ending:
+        self._boot.phase, self._boot.reason = Phase.LOADING, "the engine is loading the model"
+        await self._engine.start()
+        try:
+            return await self._live(port, deadline)
+        finally:
+            await self._engine.kill()
+
+    async def _live(self, port: int, deadline: float) -> Ending:
+        serving = asyncio.create_task(self._serve(port, deadline))
         stop = asyncio.create_task(self._stop.wait())
         death = asyncio.create_task(self._engine.wait())
         try:
@@ -105,16 +141,19 @@ class Server:
             for task in (serving, stop, death):
                 task.cancel()
 
-    async def _serve(self, port: int) -> Ending:
+    async def _serve(self, port: int, deadline: float) -> Ending:
         """Become ready and stay so; returns what went wrong."""
         began = time.monotonic()
         drawing = asyncio.create_task(asyncio.to_thread(prepare_shots, self._config))
         try:
-            async with asyncio.timeout(self._config.startup_budget):
+            async with asyncio.timeout_at(deadline):
                 await self._wait_healthy()
+            await asyncio.to_thread(self._snapshot.check_unchanged)
         except TimeoutError:
             budget = self._config.startup_budget
             return Ending(ExitCode.LOAD_TIMEOUT, f"the engine did not load within startup.budget ({budget:g} s)")
+        except SnapshotError as error:
+            return Ending(ExitCode.SNAPSHOT_INVALID, str(error))
         self._boot.stages["engine"] = time.monotonic() - began
         self._boot.engine = self._engine_log.report
         logger.info("the engine is healthy after %.1f s", self._boot.stages["engine"])

@@ -18,12 +18,15 @@ from harness.fake_engine import PACKAGES
 from qwenvl_runtime.client import Answer, fetch
 from qwenvl_runtime.config import SCRATCH_DIRECTORY, RuntimeConfig, WarmupReport
 
+MODEL = "model"
+"""Folder of the snapshot, in the one that the process runs in."""
+
 
 def build_config(**parts: Any) -> RuntimeConfig:
     """A configuration for a tiny model on the CPU; `parts` override its sections' values."""
     base: dict[str, Any] = {
         "engine": {
-            "model_path": "/model", "served_name": "tiny", "device": "cpu", "gpu_count": 0,
+            "model_path": MODEL, "served_name": "tiny", "device": "cpu", "gpu_count": 0,
             "max_model_len": 4096, "max_num_seqs": 4,
         },
         "media": {"max_images": 4, "max_videos": 0, "max_pixels": 262144, "max_request_bytes": 1 << 20},
@@ -134,6 +137,9 @@ async def running(
 ) -> AsyncIterator[RuntimeProcess]:
     (folder / "runtime.json").write_text(config.dump())
     (folder / "termination-log").touch()
+    if config.engine.model_path == MODEL and not (folder / MODEL).exists():
+        (folder / MODEL).mkdir()
+        (folder / MODEL / "config.json").write_text("{}")
     environment = dict(os.environ)
     if fake:
         environment["PYTHONPATH"] = os.pathsep.join(

@@ -1,0 +1,62 @@
+"""What can be said of safetensors files without reading them: whether all are there, and whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from qwenvl_runtime.manifest import SnapshotError, unreadable
+
+_INDEX = "model.safetensors.index.json"
+_MAX_HEADER = 100 << 20
+"""safetensors' own limit."""
+
+
+def check_weights(folder: Path) -> None:
+    """An interrupted copy is told from its headers, at no cost. Raises SnapshotError."""
+    try:
+        index = folder / _INDEX
+        named = _read_index(index) if index.exists() else set()
+        for name in sorted(named | {path.name for path in folder.glob("*.safetensors")}):
+            if not (folder / name).exists():
+                raise SnapshotError(f"{folder / name} is missing; {_INDEX} names it")
+            _check_file(folder / name)
+    except OSError as error:
+        raise unreadable(error.filename or folder, error) from error
+
+
+def _read_index(path: Path) -> set[str]:
+    found = read_object(path).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise SnapshotError(f"{path} has no weight_map")
+    return set(found.values())
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises SnapshotError, OSError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SnapshotError(f"{path} is not a JSON object")
+    return found
+
+
+def _check_file(path: Path) -> None:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise SnapshotError(f"{path} is cut short, or no safetensors file: its header is not whole")
+        try:
+            header = json.loads(file.read(length))
+            end = max((part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError) as error:
+            raise SnapshotError(f"{path} is no safetensors file: its header cannot be read") from error
+    if size != 8 + length + end:
+        raise SnapshotError(f"{path} has {size} bytes, by its header it should have {8 + length + end}")
