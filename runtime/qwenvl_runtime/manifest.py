@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -53,7 +54,7 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _is_sorted(self) -> Self:
         paths = [entry.path for entry in self.files]
-        for before, after in zip(paths, paths[1:], strict=False):
+        for before, after in pairwise(paths):
             if before == after:
                 raise ValueError(f"{after!r} is listed twice")
             if before > after:

@@ -53,7 +53,8 @@ def find_format(config: Mapping[str, Any], modelopt: Mapping[str, Any] | None, e
 def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where vLLM looks for it, in its order."""
     text = _object(config, "text_config")
-    for holder, name in ((config, "quantization_config"), (text, "quantization_config"), (config, "compression_config")):
+    places = ((config, "quantization_config"), (text, "quantization_config"), (config, "compression_config"))
+    for holder, name in places:
         if found := _object(holder, name):
             return found
     return {}
