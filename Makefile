@@ -10,7 +10,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
 
-.PHONY: help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images clean
+.PHONY: help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
@@ -21,6 +21,7 @@ help:
 	@echo "make format      format the code and fix what can be fixed by itself"
 	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
 	@echo "make images      build the container images"
+	@echo "make bench       what the front costs beside HAProxy and LiteLLM, written to docs/benchmarks.md"
 	@echo "make clean       remove the nodes, the cache and the virtual environment"
 
 demo: check-demo .venv/all
@@ -69,6 +70,9 @@ generate: .venv/unit
 
 images: .venv/all
 	@$(PYTHON) -m harness images
+
+bench: .venv/all
+	@UV=$(UV) $(PYTHON) -m bench
 
 clean:
 	if [ -x $(PYTHON) ]; then $(PYTHON) -m harness clean; fi

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,9 +142,9 @@ def find_system(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 
-def install_packages(names: Iterable[str] = tuple(DEBIAN)) -> None:
+def install_packages(commands: Mapping[str, str] = DEBIAN) -> None:
     """Install Debian's packages for the commands that this machine lacks."""
-    packages = sorted({DEBIAN[name] for name in names if find_system(name) is None})
+    packages = sorted({package for command, package in commands.items() if find_system(command) is None})
     if not packages:
         return
     wanted = " ".join(packages)

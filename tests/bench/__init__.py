@@ -1,0 +1,1 @@
+"""What the front costs, measured beside other relays in one run: `python -m bench`."""

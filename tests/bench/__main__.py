@@ -1,0 +1,39 @@
+"""`python -m bench`: measure, print what was measured, and write it to docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.clients import BadAnswerError
+from bench.relay import run_relay
+from bench.report import PAGE, place
+from harness.errors import HarnessError
+from harness.progress import say
+
+PARTS = {"relay": run_relay}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
+    arguments = parser.parse_args()
+    missed = 0
+    try:
+        for name in arguments.parts or PARTS:
+            part = PARTS[name]()
+            print(part.render())
+            missed += sum(not goal.met for goal in part.goals)
+            if not arguments.dry:
+                PAGE.write_text(place(PAGE.read_text(), part))
+    except (BadAnswerError, HarnessError) as error:
+        say(f"error: {error}")
+        return 1
+    if missed:
+        say(f"{missed} goals are missed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
