@@ -32,6 +32,8 @@ class Store:
         self._owned: defaultdict[Key, dict[Ref, Manifest]] = defaultdict(dict)
         self._clock = 0
         self._changed: dict[Ref, int] = {}
+        self._gone: dict[Ref, int] = {}
+        """At which version an object was last there: the late answer to a write must not bring it back."""
 
     def mark(self) -> int:
         """The moment before a list is asked for: what changes after it is newer than the list."""
@@ -48,7 +50,7 @@ class Store:
         if key is None:
             return None
         known = self._get(key, ref)
-        if known is None or not _is_older(manifest, known):
+        if _version(manifest) > self._gone.get(ref, 0) and (known is None or _version(manifest) >= _version(known)):
             self._set(key, ref, _slim(manifest))
         return key
 
@@ -62,8 +64,9 @@ class Store:
         if known is None:
             # A list that was asked for before may still hold it.
             self._tick(ref)
-        elif known["metadata"]["uid"] == manifest["metadata"]["uid"]:
+        elif _version(known) <= _version(manifest):
             self._delete(key, ref)
+        self._gone[ref] = max(_version(manifest), self._gone.get(ref, 0))
         return key
 
     def replace(self, kind: Kind, manifests: Sequence[Manifest], mark: int) -> None:
@@ -78,6 +81,7 @@ class Store:
                 self.put(manifest)
         for ref in [ref for ref, when in self._changed.items() if ref.kind is kind and when <= mark]:
             del self._changed[ref]
+            self._gone.pop(ref, None)
 
     def observe(self, key: Key) -> Observed | None:
         """The snapshot of a CR; None if there is no such CR."""
@@ -128,15 +132,12 @@ def _key_of(ref: Ref, manifest: Manifest) -> Key | None:
     return owner_key(ref.namespace, manifest["metadata"].get("labels") or {})
 
 
-def _is_older(manifest: Manifest, known: Manifest) -> bool:
-    """Whether a state of the same object is older than the known one.
+def _version(manifest: Manifest) -> int:
+    """Comparable among all objects of a kind (KEP-5504), those of one name that follow each other included.
 
-    Resource versions of one object are comparable as integers (KEP-5504); a watch may deliver a state that our own
-    write has already replaced.
+    A watch may deliver a state that our own write has already replaced, or deliver before that write is answered.
     """
-    if manifest["metadata"]["uid"] != known["metadata"]["uid"]:
-        return str(manifest["metadata"]["creationTimestamp"]) < str(known["metadata"]["creationTimestamp"])
-    return int(manifest["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+    return int(manifest["metadata"]["resourceVersion"])
 
 
 def _slim(manifest: Manifest) -> Manifest:

@@ -59,6 +59,16 @@ def test_the_end_of_an_earlier_object_does_not_remove_its_successor() -> None:
     assert len(seen(store).pods) == 1
 
 
+def test_the_late_answer_to_a_write_does_not_bring_back_what_has_gone() -> None:
+    store = filled()
+    store.remove(version(pod(CR), 9))
+    store.put(version(pod(CR), 8))
+    assert seen(store).pods == ()
+    # A namesake, made within the same second, is another matter.
+    store.put(version(pod(CR), 10, uid="second"))
+    assert [item["metadata"]["uid"] for item in seen(store).pods] == ["second"]
+
+
 def test_a_list_removes_ghosts() -> None:
     store = filled()
     store.replace(Kind.POD, [], store.mark())
