@@ -25,6 +25,8 @@ class Reason(StrEnum):
     RUNTIME_CRASHED = "RuntimeCrashed"
     ENGINE_CRASHED = "EngineCrashed"
     STARTUP_BUDGET_EXCEEDED = "StartupBudgetExceeded"
+    SNAPSHOT_INVALID = "SnapshotInvalid"
+    QUANTIZATION_MISMATCH = "QuantizationMismatch"
     WARMUP_FAILED = "WarmupFailed"
     OUT_OF_GPU_MEMORY = "OutOfGPUMemory"
     OUT_OF_HOST_MEMORY = "OutOfHostMemory"

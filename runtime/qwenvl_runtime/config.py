@@ -73,18 +73,6 @@ class MediaConfig(Frozen):
     max_pixels: Annotated[int, Field(ge=MIN_PIXELS)]
     """Larger pictures are scaled down to this many pixels before the model sees them."""
     max_request_bytes: Annotated[int, Field(ge=1)]
-    max_source_pixels: Annotated[int, Field(ge=MIN_PIXELS)] = 40_000_000
-    """A picture that is sent with more pixels is refused before it is decoded."""
-    allowed_url_hosts: tuple[str, ...] = ()
-    """`[http://]host[:port]`: from where pictures may be fetched. The front fetches them, never the engine."""
-
-
-class QueueConfig(Frozen):
-    """What a pod takes on at a time, running and waiting. 0 is no limit."""
-
-    max_requests: Annotated[int, Field(ge=0)] = 0
-    max_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens of all their prompts, as the front estimates them."""
 
 
 class WarmupConfig(Frozen):
@@ -104,21 +92,6 @@ class DrainConfig(Frozen):
     """How long the engine gets to end by itself once nothing runs."""
 
 
-class WatchdogConfig(Frozen):
-    """When a silent engine is given up. The first two together are how long a frozen one may keep its traffic."""
-
-    interval: Annotated[float, Field(gt=0)] = 2.0
-    """How often the engine is looked at."""
-    silence: Seconds = 15.0
-    """How long work may wait while nothing moves in the engine before a canary is asked."""
-    patience: Seconds = 30.0
-    """How long the canary may go unanswered, still with nothing moving, before the pod gets no more requests."""
-    restart: Seconds = 30.0
-    """How long all that may go on after that before the container ends."""
-    idle: Seconds = 300.0
-    """After how long without work a canary is asked all the same."""
-
-
 class RuntimeConfig(Frozen):
     """Everything that the runtime is told."""
 
@@ -127,10 +100,8 @@ class RuntimeConfig(Frozen):
     engine: EngineConfig
     snapshot: SnapshotConfig = SnapshotConfig()
     media: MediaConfig
-    queue: QueueConfig = QueueConfig()
     warmup: WarmupConfig
     drain: DrainConfig
-    watchdog: WatchdogConfig = WatchdogConfig()
     startup_budget: Seconds
     """How long loading may take before the runtime gives up and says so."""
 

@@ -71,7 +71,8 @@ def _plain(extra_args: Sequence[str]) -> Format:
 
 def _compressed_tensors(section: Mapping[str, Any]) -> Format:
     groups = _object(section, "config_groups") or {"": section}
-    names, words = set(), []
+    names: set[str] = set()
+    words: list[str] = []
     for group in groups.values():
         if not isinstance(group, Mapping):
             raise ValueError("quantization_config.config_groups holds something that is not an object")

@@ -55,6 +55,8 @@ STATES = {
     Reason.ENGINE_CRASHED: (facts(crashed("ENGINE_DIED: the engine ended with exit code 1")), "Stalled"),
     Reason.STARTUP_BUDGET_EXCEEDED: (facts(crashed("LOAD_TIMEOUT: the engine did not load")), "Stalled"),
     Reason.WARMUP_FAILED: (facts(crashed("WARMUP_FAILED: the warm-up was not done")), "Stalled"),
+    Reason.SNAPSHOT_INVALID: (facts(crashed("SNAPSHOT_INVALID: model.safetensors: wrong sha256")), "Stalled"),
+    Reason.QUANTIZATION_MISMATCH: (facts(crashed("QUANTIZATION_MISMATCH: the snapshot is awq")), "Stalled"),
     Reason.OUT_OF_GPU_MEMORY: (
         facts(crashed("ENGINE_DIED: the engine ended: torch.OutOfMemoryError: CUDA out of memory. Tried")),
         "Stalled",

@@ -146,9 +146,13 @@ class ModelSpec(Model):
     """Whose shapes the fit check takes. `custom` is another model of the architecture, which is not checked. Left out:
     the instruct model on GPUs, `custom` on `cpu`."""
     quantization: Quantization | None = None
-    """Format of the weights, which the fit check counts with. Left out: it counts with `fp8`."""
+    """Format of the weights, which the fit check counts with and the snapshot must be in. Left out: it counts with
+    `fp8`, and the snapshot may be in any."""
     served_name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$|^$")] = ""
     """Name by which clients ask for the model (`model` in a request). Empty means the name of this resource."""
+    manifest_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$", max_length=71)] = ""
+    """Digest of the snapshot's manifest, as `qwenvl manifest create` prints it. When it is set, every file is verified
+    before the engine starts, and nothing else is ever loaded. Empty verifies nothing."""
     source: ModelSource
     """Where the weights are: exactly one member is set. Nothing is ever downloaded."""
 

@@ -22,6 +22,7 @@ from qwenvl_runtime.config import (
     EngineConfig,
     MediaConfig,
     RuntimeConfig,
+    SnapshotConfig,
     WarmupConfig,
 )
 
@@ -77,7 +78,9 @@ def runtime_config(cr: CustomResource) -> str:
             gpu_memory_utilization=float(spec.engine.gpu_memory_utilization),
             cuda_graphs=spec.engine.cuda_graphs,
             extra_args=tuple(spec.engine.extra_args),
+            quantization=spec.model.quantization,
         ),
+        snapshot=SnapshotConfig(manifest_digest=spec.model.manifest_digest),
         media=MediaConfig(
             max_images=spec.media.max_images,
             max_videos=spec.media.max_videos,
