@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -51,6 +53,7 @@ class Sequences(RuleBasedStateMachine):
         self.seen: list[Manifest] = []
         self.has_missed = False
         self.pods = 0
+        self.seconds = itertools.count()
         self.restart()
         self.cluster.watch(
             lambda event, manifest: self.pending.setdefault(ref_of(manifest), []).append((event, manifest))
@@ -151,7 +154,7 @@ class Sequences(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.store = Store()
-        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, now=lambda: NOW)
+        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, now=self.now)
         self.confirm()
 
     # What has to hold.
@@ -193,11 +196,14 @@ class Sequences(RuleBasedStateMachine):
         cr = self.cluster.read(CR)
         clean.watch(lambda _, manifest: store.put(manifest) and None)
         clean.write({**cr_of({}), "spec": cr["spec"]})
-        self.run(Reconciler(store, clean, SETTINGS, self, now=lambda: NOW)(KEY))
+        self.run(Reconciler(store, clean, SETTINGS, self, now=self.now)(KEY))
         for kind in CHILD_KINDS:
             assert outline(self.cluster.all(kind)) == outline(clean.all(kind))
 
     # How it is done.
+
+    def now(self) -> float:
+        return NOW + next(self.seconds)
 
     async def read(self, manifest: Manifest) -> WarmupReport:
         """The warm-up report: the container is the one that the cluster has now, whatever the operator believes."""
@@ -265,7 +271,13 @@ def outline(manifests: Any) -> list[Any]:
     return found
 
 
+# The same examples every time, unless more of them are asked for.
+EXAMPLES = os.environ.get("QWENVL_EXAMPLES")
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=int(EXAMPLES or 60),
+    derandomize=not EXAMPLES,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
