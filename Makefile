@@ -10,13 +10,14 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
 
-.PHONY: help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
+.PHONY: fuzz help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
 	@echo "make demo-down   remove every trace of it"
 	@echo "make test        everything that is checked: lint, unit, component, cluster and end-to-end tests"
 	@echo "make test-unit   the tests that need no cluster, in seconds"
+	@echo "make fuzz        100,000 hostile requests to the front of a runtime pod"
 	@echo "make lint        ruff, mypy and the import contracts"
 	@echo "make format      format the code and fix what can be fixed by itself"
 	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
@@ -52,6 +53,10 @@ test-cluster:
 
 test-unit: .venv/unit
 	$(PYTEST) tests/unit tests/component -m "not engine and not process"
+
+# As many hostile requests as FUZZ_REQUESTS says, the same ones for the same FUZZ_SEED.
+fuzz: .venv/unit
+	cd tests && PYTHONPATH=. ../$(PYTHON) -m component.runtime.fuzz --requests $(or $(FUZZ_REQUESTS),100000) --seed $(or $(FUZZ_SEED),1)
 
 lint: .venv/all
 	$(PYTHON) -m ruff format --check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 from pathlib import Path
 
 import uvloop
@@ -16,6 +17,7 @@ from qwenvl_runtime.logs import set_up_logging
 from qwenvl_runtime.server import Ending, ExitCode, Server
 
 _LAST_WORDS_LIMIT = 2048
+_SPARE_FILES = 512
 
 logger = logging.getLogger("qwenvl_runtime")
 
@@ -51,7 +53,16 @@ def describe(error: Exception) -> str:
 
 
 async def serve(config: RuntimeConfig, port: int) -> Ending:
-    return await Server(config, port, Limits(body_bytes=config.media.max_request_bytes)).run()
+    limits = Limits.of(config)
+    raise_file_limit(2 * limits.connections + _SPARE_FILES)
+    return await Server(config, port, limits).run()
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Some container runtimes start processes with room for 1024 files only, and let them ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def end(ending: Ending, termination_log: Path) -> int:

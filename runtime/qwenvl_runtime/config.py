@@ -73,6 +73,18 @@ class MediaConfig(Frozen):
     max_pixels: Annotated[int, Field(ge=MIN_PIXELS)]
     """Larger pictures are scaled down to this many pixels before the model sees them."""
     max_request_bytes: Annotated[int, Field(ge=1)]
+    max_source_pixels: Annotated[int, Field(ge=MIN_PIXELS)] = 40_000_000
+    """A picture that is sent with more pixels is refused before it is decoded."""
+    allowed_url_hosts: tuple[str, ...] = ()
+    """`[http://]host[:port]`: from where pictures may be fetched. The front fetches them, never the engine."""
+
+
+class QueueConfig(Frozen):
+    """What a pod takes on at a time, running and waiting. 0 is no limit."""
+
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of all their prompts, as the front estimates them."""
 
 
 class WarmupConfig(Frozen):
@@ -100,6 +112,7 @@ class RuntimeConfig(Frozen):
     engine: EngineConfig
     snapshot: SnapshotConfig = SnapshotConfig()
     media: MediaConfig
+    queue: QueueConfig = QueueConfig()
     warmup: WarmupConfig
     drain: DrainConfig
     startup_budget: Seconds

@@ -29,6 +29,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._finish: tuple[bool, bool] | None = None
+        self._received = 0
         self.deadline = math.inf
         """When to give up on what the client has to do next, by the front's clock."""
 
@@ -40,6 +41,10 @@ class ClientConnection(asyncio.Protocol):
     def in_flight(self) -> bool:
         """Whether the engine works for this client, or soon will."""
         return self._exchange is not None and self._exchange.relayed
+
+    @property
+    def answering(self) -> bool:
+        return self._answering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do without being of their class.
@@ -64,7 +69,11 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self._front.now() + self._limits.head_seconds
         self._intake.feed(data)
         if not self._answering:
+            self._received += len(data)
+            self._front.buffered += len(data)
             self._advance()
+            if self._front.buffered > self._limits.buffered_bytes and not self._answering and not self._ending:
+                self._refuse(self._front.build_full())
         elif self._intake.ahead > self._limits.ahead_bytes and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -103,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = Exchange(self._front, self._transport, head, self._exchange_done)
         self._front.admit(head)
         if head.body_length != 0:
-            self.deadline = self._front.now() + self._limits.body_seconds
+            self.deadline = self._front.now() + self._limits.body_patience(head.body_length)
             if b"expect" in head.headers:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -120,6 +129,7 @@ class ClientConnection(asyncio.Protocol):
             if request is None:
                 break
             assert self._exchange is not None
+            self._release()
             self._answering = True
             self.deadline = math.inf
             self._exchange.start(request.body, request.last)
@@ -128,6 +138,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, error: RequestError) -> None:
         exchange = self._exchange or Exchange(self._front, self._transport, None, self._exchange_done)
         self._exchange = exchange
+        self._release()
         self._answering = True
         exchange.refuse(error, unread=exchange.head is None or exchange.head.body_length != 0)
 
@@ -162,9 +173,15 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self._front.now() + self._limits.stall_seconds
             self._transport.close()
 
+    def _release(self) -> None:
+        """What was received is whole, or forgotten."""
+        self._front.buffered -= self._received
+        self._received = 0
+
     def _leave(self) -> None:
         """The client is gone."""
         self._ending = True
+        self._release()
         self._intake.clear()
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self._finish is None:

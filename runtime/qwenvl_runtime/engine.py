@@ -69,6 +69,7 @@ def build_environment(
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_PLUGINS": "",
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MAX_IMAGE_PIXELS": str(config.media.max_source_pixels),
         # The startup budget decides, and the value is part of the key of the compile cache: keep it the same for all.
         "VLLM_ENGINE_READY_TIMEOUT_S": _FOREVER,
         # The pool in front closes idle connections, never the engine: so none goes stale under a request.

@@ -8,11 +8,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from qwenvl_runtime import request_id
+from qwenvl_runtime.engine_faults import LONGEST, find_client_fault
 from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.media_fetch import BytesLeft
 from qwenvl_runtime.pages import Page
 from qwenvl_runtime.request_head import RequestHead, build_request
 from qwenvl_runtime.response_head import ResponseHead, status_line
 from qwenvl_runtime.routes import ROUTES
+from qwenvl_runtime.screen import Asked
 from qwenvl_runtime.upstream import Call
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ class Exchange:
         self._keep_alive = head is not None and head.keep_alive
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._asked: Asked | None = None
+        self._fault: tuple[ResponseHead, list[bytes]] | None = None
         self._status = 0
         self.received = 0
         self.sent = 0
@@ -52,9 +58,10 @@ class Exchange:
         assert self.head is not None
         self._keep_alive = self._keep_alive and not last
         self.received = len(body)
-        if self.relayed:
-            decode = self.head.version == "1.0"
-            self._call = Call(self._front.pool, build_request(self.head, self.request_id, body), self, decode)
+        if self.relayed and self.head.method == "POST":
+            self._screen(self.head, body)
+        elif self.relayed:
+            self._ask(self.head, body)
         else:
             self._local = asyncio.create_task(self._front.pages.build(self.head.path))
             self._local.add_done_callback(self._answered_locally)
@@ -62,6 +69,7 @@ class Exchange:
     def refuse(self, error: RequestError, unread: bool) -> None:
         """`unread`: the request's body has not been read, and never will be."""
         self._keep_alive = self._keep_alive and not unread
+        self._front.count_refusal(error.code)
         self._write_answer(Page(error.status, error.body(), headers=error.headers))
         self._end(linger=unread)
 
@@ -69,8 +77,10 @@ class Exchange:
         """The client left."""
         if self._call is not None:
             self._call.cancel()
-        if self._local is not None:
-            self._local.cancel()
+        for task in (self._local, self._fetching):
+            if task is not None:
+                task.cancel()
+        self._make_room()
         self._front.record(self, self._status or _CLIENT_LEFT, "client left")
 
     def pause(self) -> None:
@@ -83,22 +93,36 @@ class Exchange:
 
     def answer_begun(self, head: ResponseHead, data: bytes) -> None:
         assert self.head is not None
+        if head.status == HTTPStatus.INTERNAL_SERVER_ERROR and (head.body_length or LONGEST) < LONGEST:
+            self._fault = head, [data]
+            return
         if self.head.version == "1.0" and head.body_length is None:
             self._keep_alive = False
         self._write(head.status, head.headers, data)
 
     def answer_continued(self, data: bytes) -> None:
+        if self._fault is not None:
+            self._fault[1].append(data)
+            return
         self.sent += len(data)
         self._transport.write(data)
 
     def answer_ended(self) -> None:
         self._call = None
+        if self._fault is not None:
+            head, pieces = self._fault
+            body = b"".join(pieces)
+            if error := find_client_fault(body):
+                self.refuse(error, unread=False)
+                return
+            self._write(head.status, head.headers, body)
         self._end()
 
     def answer_failed(self, reached: bool) -> None:
         self._call = None
         if self._status:
             # The client must see that its answer is not whole: no last chunk, no second status.
+            self._make_room()
             self._front.record(self, self._status, "engine broke off")
             self._done(keep_alive=False)
         elif reached:
@@ -107,6 +131,45 @@ class Exchange:
         else:
             error = self._front.build_unavailable("engine_unreachable", "The engine cannot be reached.")
             self.refuse(error, unread=False)
+
+    def _screen(self, head: RequestHead, body: bytes) -> None:
+        """Check what the client asks for before the engine sees any of it."""
+        front = self._front
+        try:
+            asked = front.screen.check(head.path, body)
+            front.admission.enter(asked.tokens)
+        except RequestError as error:
+            self.refuse(error, unread=False)
+            return
+        self._asked = asked
+        if asked.media.slots:
+            left = BytesLeft((front.limits.body_bytes - len(body)) * 3 // 4)
+            self._fetching = asyncio.create_task(front.fetcher.fill(asked.media, left))
+            self._fetching.add_done_callback(self._fetched)
+        else:
+            self._ask(head, asked.write())
+
+    def _fetched(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        self._fetching = None
+        assert self.head is not None
+        assert self._asked is not None
+        error = task.exception()
+        if isinstance(error, RequestError):
+            self.refuse(error, unread=False)
+        else:
+            task.result()
+            self._ask(self.head, self._asked.write())
+
+    def _ask(self, head: RequestHead, body: bytes) -> None:
+        decode = head.version == "1.0"
+        self._call = Call(self._front.pool, build_request(head, self.request_id, body), self, decode)
+
+    def _make_room(self) -> None:
+        if self._asked is not None:
+            self._front.admission.leave(self._asked.tokens)
+            self._asked = None
 
     def _answered_locally(self, task: asyncio.Task[Page]) -> None:
         if not task.cancelled():
@@ -129,5 +192,6 @@ class Exchange:
         self._transport.write(b"".join((status_line(status), headers, own, end, data)))
 
     def _end(self, linger: bool = False) -> None:
+        self._make_room()
         self._front.record(self, self._status, "answered")
         self._done(self._keep_alive, linger)

@@ -12,35 +12,52 @@ from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 
+from qwenvl_runtime.admission import Admission, build_full
 from qwenvl_runtime.boot import Boot, Phase
-from qwenvl_runtime.config import BOOT_ID_HEADER, REVISION_HEADER
+from qwenvl_runtime.config import BOOT_ID_HEADER, REVISION_HEADER, RuntimeConfig
 from qwenvl_runtime.connection import ClientConnection
 from qwenvl_runtime.errors import RequestError
 from qwenvl_runtime.exchange import Exchange
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import write_line
+from qwenvl_runtime.media_fetch import MediaFetcher
 from qwenvl_runtime.metrics import Metrics
 from qwenvl_runtime.pages import Pages
 from qwenvl_runtime.request_head import RequestHead
 from qwenvl_runtime.routes import ROUTES, check_request
+from qwenvl_runtime.screen import Screen, Screening
 from qwenvl_runtime.upstream import Pool
 
 WARMUP_HEADER = "X-QwenVL-Warmup"
 _BACKLOG = 1024
+# A client that vanished without a word is noticed within half a minute, so that the engine stops working for it.
+_VANISHED = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
 
 
 class Front:
-    def __init__(self, boot: Boot, engine_socket: Path, limits: Limits) -> None:
+    def __init__(self, boot: Boot, engine_socket: Path, limits: Limits, config: RuntimeConfig) -> None:
         self.limits = limits
+        self.screen: Screening = Screen(config)
+        self.admission = Admission(config.queue)
+        self.fetcher = MediaFetcher()
+        self.buffered = 0
+        """Bytes of bodies that are not whole."""
         self.pool = Pool(engine_socket)
         self.draining = False
         """Every answer asks its client to come back on another connection."""
         self.identity = f"{REVISION_HEADER}: {boot.revision}\r\n{BOOT_ID_HEADER}: {boot.boot_id}\r\n".encode()
         self.warmup_token = secrets.token_urlsafe(32)
         self._boot = boot
-        self._connections: set[ClientConnection] = set()
+        self._connections: dict[ClientConnection, None] = {}
         self._settled: asyncio.Event = asyncio.Event()
-        self._metrics = Metrics(boot, self.count_in_flight)
+        self._metrics = Metrics(boot, self.count_in_flight, lambda: self.admission.tokens)
+        self.count_refusal = self._metrics.refuse
         self.pages = Pages(boot, engine_socket, self._metrics)
         self._server: asyncio.Server
         self._sweeper: asyncio.Task[None]
@@ -52,6 +69,8 @@ class Front:
         loop = asyncio.get_running_loop()
         self.now = loop.time
         listener = _bind(port)
+        for option in _VANISHED:
+            listener.setsockopt(*option)  # its connections inherit them
         self._server = await loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=_BACKLOG)
         self._sweeper = asyncio.create_task(self._sweep())
         bound: int = listener.getsockname()[1]
@@ -88,12 +107,14 @@ class Front:
     # What connections ask
 
     def add(self, connection: ClientConnection) -> None:
-        self._connections.add(connection)
+        self._connections[connection] = None
         if len(self._connections) > self.limits.connections:
-            connection.abort()
+            # The newest may be a probe; the oldest that the engine does nothing for has had its time.
+            oldest = next((each for each in self._connections if not each.answering), connection)
+            oldest.abort()
 
     def remove(self, connection: ClientConnection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.settle()
 
     def settle(self) -> None:
@@ -110,9 +131,14 @@ class Front:
         route = check_request(head, self.limits)
         if route.relayed and not self._may_ask(head):
             raise self.build_unavailable("not_ready", f"The model is not ready: {self._boot.phase}.")
+        if route.relayed and route.method == "POST":
+            self.admission.check_room()
 
     def build_unavailable(self, code: str, message: str) -> RequestError:
         return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, (("Retry-After", "5"),))
+
+    def build_full(self) -> RequestError:
+        return build_full("too many requests are being sent at a time")
 
     def format_date(self) -> str:
         return formatdate(time.time(), usegmt=True)

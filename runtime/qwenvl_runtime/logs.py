@@ -24,8 +24,17 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 def write_line(source: str, level: str, message: str, **fields: Any) -> None:
     """One line; `fields` must never hold a request's content."""
+    add_line(source, level, message, **fields)
+    sys.stdout.buffer.flush()
+
+
+def add_line(source: str, level: str, message: str, **fields: Any) -> None:
+    """The same for lines that come by the thousand: it goes out with the next flush, at the process's end at last."""
     line = {"time": datetime.now(UTC), "level": level, "source": source, "message": message, **fields}
     sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+
+
+def flush_lines() -> None:
     sys.stdout.buffer.flush()
 
 

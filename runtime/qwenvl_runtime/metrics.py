@@ -17,15 +17,20 @@ PREFIX = "qwenvl_runtime"
 class Metrics:
     """Counts requests; everything else is read from `boot` and `in_flight` when somebody asks."""
 
-    def __init__(self, boot: Boot, in_flight: Callable[[], int]) -> None:
+    def __init__(self, boot: Boot, in_flight: Callable[[], int], tokens: Callable[[], int]) -> None:
         self._boot = boot
         self._in_flight = in_flight
+        self._tokens = tokens
+        self._refused: Counter[str] = Counter()
         self._answered: Counter[tuple[str, str]] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def count(self, route: str, status: int) -> None:
         self._answered[route, "499" if status == 499 else f"{status // 100}xx"] += 1
+
+    def refuse(self, code: str) -> None:
+        self._refused[code] += 1
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
@@ -40,11 +45,20 @@ class Metrics:
         for labels, number in sorted(self._answered.items()):
             requests.add_metric(labels, number)
         yield requests
+        refused = CounterMetricFamily(
+            f"{PREFIX}_refused_requests", "Requests that the front refused, by the error's code.", labels=("code",)
+        )
+        for code, number in sorted(self._refused.items()):
+            refused.add_metric((code,), number)
+        yield refused
         info = GaugeMetricFamily(f"{PREFIX}_info", "Always 1: which process this is.", labels=("revision", "boot_id"))
         info.add_metric((boot.revision, boot.boot_id), 1)
         yield info
         yield GaugeMetricFamily(f"{PREFIX}_start_time_seconds", "Unix time of the start.", boot.started_at)
         yield GaugeMetricFamily(f"{PREFIX}_in_flight_requests", "Requests to the model under way.", self._in_flight())
+        yield GaugeMetricFamily(
+            f"{PREFIX}_in_flight_prompt_tokens", "About how many tokens their prompts have.", self._tokens()
+        )
         phase = GaugeMetricFamily(f"{PREFIX}_phase", "1 for the phase that the process is in.", labels=("phase",))
         for known in type(boot.phase):
             phase.add_metric((known,), known is boot.phase)

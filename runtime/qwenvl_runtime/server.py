@@ -63,7 +63,7 @@ class Server:
         self._scratch = Path(SCRATCH_DIRECTORY, f"qwenvl-{self._boot.boot_id[:8]}")
         self._socket = self._scratch / "engine.sock"
         self._engine_log = EngineLog()
-        self._front = Front(self._boot, self._socket, limits)
+        self._front = Front(self._boot, self._socket, limits, config)
         cache = Path(CACHE_DIRECTORY) if os.access(CACHE_DIRECTORY, os.W_OK) else self._scratch / "cache"
         self._engine = Engine(
             build_arguments(config, self._socket),

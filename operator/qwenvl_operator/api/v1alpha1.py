@@ -58,6 +58,7 @@ SubdomainName = Annotated[
 ]
 """The name of an object, as the API server checks it."""
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
+URL_HOST = r"^(http://)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$"
 LongDuration = Annotated[
     Duration,
     Field(
@@ -240,7 +241,7 @@ class Engine(Model):
 
 
 class Media(Model):
-    """What a request may carry. Pictures are accepted inline only."""
+    """What a request may carry. Pictures come inline, as JPEG, PNG or WebP, unless hosts are named."""
 
     # Twice what the warm-up's largest picture takes in base64: a pod that may not be sent it would never be ready.
     model_config = ConfigDict(
@@ -250,16 +251,19 @@ class Media(Model):
                 " || quantity(string(self.maxRequestBytes)).asApproximateFloat() >= double(self.maxPixels) / 16.0",
                 "a request must have room for a picture of maxPixels: raise maxRequestBytes to maxPixels / 16 or more,"
                 " or lower maxPixels",
-            )
+            ),
+            ("self.maxSourcePixels >= self.maxPixels", "maxSourcePixels must not be below maxPixels"),
         )
     )
 
     max_images: Annotated[int, Field(ge=0, le=256)] = 8
     """Pictures per request."""
     max_videos: Annotated[int, Field(ge=0, le=8)] = 0
-    """Videos per request."""
+    """Videos per request, inline as MP4 or WebM. Their frames are not counted: allow them to trusted clients only."""
     max_pixels: Annotated[int, Field(ge=65536, le=16777216)] = 4194304
     """Pixels of a picture as the model sees it; larger ones are scaled down. One token per 1024 pixels."""
+    max_source_pixels: Annotated[int, Field(ge=65536, le=178956970)] = 40000000
+    """Pixels of a picture as it is sent; one that says it has more is refused before it is decoded."""
     max_request_bytes: Annotated[
         Quantity,
         Field(
@@ -273,6 +277,23 @@ class Media(Model):
         ),
     ] = "20Mi"
     """Size of a request's body. Pictures travel in it as base64, a third larger than their files."""
+    allowed_url_hosts: Annotated[
+        list[Annotated[str, Field(max_length=272, pattern=URL_HOST)]],
+        Field(max_length=32, alias="allowedURLHosts"),
+    ] = []
+    """Hosts whose pictures may be asked for by URL: `host` or `host:port` over https, `http://host:port` over http. The
+    pod fetches them itself and follows no redirects. A private address is allowed, for the host was named; loopback,
+    link-local, multicast and cloud metadata addresses never are. Empty: pictures come inline only."""
+
+
+class Queue(Model):
+    """What a pod takes on at a time, running and waiting. Above it clients get 429 with Retry-After."""
+
+    max_requests: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Requests. Left out: four times engine.maxNumSeqs."""
+    max_tokens: Annotated[int, Field(ge=1024, le=1073741824)] | None = None
+    """Tokens of all their prompts, estimated from their text and the sizes of their pictures. Left out: eight times
+    engine.maxModelLen."""
 
 
 class GatePolicy(StrEnum):
@@ -412,6 +433,8 @@ class QwenVLDeploymentSpec(Model):
     """How the engine is started."""
     media: Media = Media()
     """What a request may carry."""
+    queue: Queue = Queue()
+    """What a pod takes on at a time."""
     warmup: Warmup = Warmup()
     """What a pod must have answered before it gets traffic."""
     startup: Startup = Startup()

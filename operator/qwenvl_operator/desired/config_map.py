@@ -21,12 +21,16 @@ from qwenvl_runtime.config import (
     DrainConfig,
     EngineConfig,
     MediaConfig,
+    QueueConfig,
     RuntimeConfig,
     SnapshotConfig,
     WarmupConfig,
 )
 
 TEMPLATE_FILE = "pod-template.json"
+# What a pod takes on where the CR does not say: enough that the engine is never idle, little enough to be answered.
+_QUEUED_PER_RUNNING = 4
+_QUEUED_CONTEXTS = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ def runtime_config(cr: CustomResource) -> str:
             max_videos=spec.media.max_videos,
             max_pixels=spec.media.max_pixels,
             max_request_bytes=int(parse_quantity(spec.media.max_request_bytes)),
+            max_source_pixels=spec.media.max_source_pixels,
+            allowed_url_hosts=tuple(spec.media.allowed_url_hosts),
+        ),
+        queue=QueueConfig(
+            max_requests=spec.queue.max_requests or _QUEUED_PER_RUNNING * spec.engine.max_num_seqs,
+            max_tokens=spec.queue.max_tokens or _QUEUED_CONTEXTS * spec.engine.max_model_len,
         ),
         warmup=WarmupConfig(budget=deadlines.warmup_budget),
         drain=DrainConfig(propagation=PROPAGATION, longest_request=deadlines.longest_request, engine_stop=ENGINE_STOP),

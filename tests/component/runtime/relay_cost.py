@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from component.runtime.scripted_engine import build_post
+from harness.runtime_process import build_config
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.front import Front
 from qwenvl_runtime.limits import Limits
@@ -48,7 +49,7 @@ def run_engine(path: Path) -> None:
 
 def run_front(path: Path, port: Queue[int]) -> None:
     async def serve() -> None:
-        front = Front(Boot("r", phase=Phase.SERVING, warmed=True), path, Limits(body_bytes=1 << 20))
+        front = Front(Boot("r", phase=Phase.SERVING, warmed=True), path, Limits(body_bytes=1 << 20), build_config())
         port.put(await front.open(0))
         await asyncio.Event().wait()
 

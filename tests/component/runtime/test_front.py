@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from component.runtime.scripted_engine import Act, RawClient, ScriptedEngine, Visit, build_get, build_post
+from harness.runtime_process import build_config
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.front import WARMUP_HEADER, Front
 from qwenvl_runtime.limits import Limits
+from qwenvl_runtime.media import MediaCheck
+from qwenvl_runtime.media_hosts import MediaHosts
+from qwenvl_runtime.screen import Asked
 
 CHAT = "/v1/chat/completions"
 
@@ -33,6 +37,21 @@ class Pod:
         return client
 
 
+class LetThrough:
+    """These tests are about bytes; what they mean is screened in test_screening.py."""
+
+    def check(self, path: str, body: bytes) -> Passed:
+        return Passed({}, MediaCheck(build_config().media, MediaHosts(())), 0, body)
+
+
+@dataclass(frozen=True)
+class Passed(Asked):
+    body: bytes
+
+    def write(self) -> bytes:
+        return self.body
+
+
 StartPod = Callable[..., Awaitable[Pod]]
 
 
@@ -47,7 +66,8 @@ async def start_pod(tmp_path: Path) -> AsyncIterator[StartPod]:
         async def start(act: Act = give_answer, phase: Phase = Phase.SERVING, **limits: float) -> Pod:
             engine = await stack.enter_async_context(ScriptedEngine(tmp_path / "e.sock", act).running())
             boot = Boot("rev-1", phase=phase, warmed=phase is Phase.SERVING)
-            front = Front(boot, engine.socket, Limits(**{"body_bytes": 100_000, **limits}))  # type: ignore[arg-type]
+            front = Front(boot, engine.socket, Limits(**{"body_bytes": 100_000, **limits}), build_config())  # type: ignore[arg-type]
+            front.screen = LetThrough()
             port = await front.open(0)
             stack.push_async_callback(front.close)
             return Pod(front, boot, port, engine, stack)
@@ -351,14 +371,72 @@ async def test_large_heads_are_refused(start_pod: StartPod, headers: str) -> Non
     assert pod.engine.visits == []
 
 
-async def test_too_many_connections_are_dropped(start_pod: StartPod) -> None:
-    pod = await start_pod(connections=2)
-    first, second = await pod.connect(), await pod.connect()
-    assert (await first.ask(build_get("/readyz"))).status == 200
-    assert (await second.ask(build_get("/readyz"))).status == 200
-    third = await pod.connect()
-    assert await third.is_closed()
-    assert (await first.ask(build_get("/readyz"))).status == 200
+async def test_a_probe_gets_in_however_many_clients_there_are(start_pod: StartPod) -> None:
+    answered = asyncio.Event()
+
+    async def ponder(visit: Visit) -> None:
+        await answered.wait()
+        await visit.answer()
+
+    pod = await start_pod(ponder, connections=3)
+    working, silent, slow = await pod.connect(), await pod.connect(), await pod.connect()
+    await working.send(build_post())
+    await slow.send(b"POST /v1/ch")
+    await wait_steady(lambda: len(pod.engine.visits))
+    for _ in range(5):
+        probe = await pod.connect()
+        assert (await probe.ask(build_get("/readyz"))).status == 200
+    assert await silent.is_closed()
+    assert await slow.is_closed()
+    answered.set()
+    assert (await working.read_reply()).status == 200, "the engine worked for it"
+
+
+async def test_bodies_that_are_not_whole_share_their_memory(start_pod: StartPod) -> None:
+    pod = await start_pod(buffered_bytes=150_000)
+    one, other = await pod.connect(), await pod.connect()
+    await one.send(build_post(b"x" * 100_000)[:-1])
+    await wait_steady(lambda: pod.front.buffered)
+    await other.send(build_post(b"x" * 100_000)[:-1])
+    reply = await other.read_reply()
+    assert (reply.status, reply.error_code(), reply.headers["retry-after"]) == (429, "queue_full", "5")
+    assert (await one.ask(b"x")).status == 200
+    assert pod.front.buffered == 0
+
+
+# The engine's faults
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"error": {"message": "broken PNG file (chunk IDAT)", "type": "InternalServerError", "code": 500}}', 400),
+        (b'{"error": {"message": "Cannot load local files without `--allowed-local-media-path`."}}', 400),
+        (b'{"error": {"message": "EngineCore encountered an issue."}}', 500),
+        (b'{"error": {"message": "an answer about a broken PNG file"}}', 500),
+        (b"Internal Server Error", 500),
+        (b"[]", 500),
+        (b"", 500),
+    ],
+)
+async def test_only_a_clients_fault_is_taken_from_the_engine(start_pod: StartPod, body: bytes, status: int) -> None:
+    async def fail(visit: Visit) -> None:
+        await visit.send(f"HTTP/1.1 500 No\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+        for part in cut(body, 7):
+            await visit.send(part)
+            await asyncio.sleep(0)
+
+    pod = await start_pod(fail)
+    client = await pod.connect()
+    for _ in range(2):
+        reply = await client.ask(build_post())
+        assert reply.status == status
+        if status == 500:
+            assert reply.raw_body == body
+        else:
+            assert reply.error_code() == "media_malformed"
+            assert b"chunk" not in reply.raw_body
+    assert pod.engine.connections == 1
 
 
 # Requests that two parsers could read in two ways

@@ -1,0 +1,155 @@
+"""The messages of a chat: their form, the media in them, and their text without the model's control tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from qwenvl_runtime.control_tokens import disarm, disarm_run, disarm_tree
+from qwenvl_runtime.errors import bad_field
+from qwenvl_runtime.fields import anything, check_fields, fields, items, join, mapping, one_of, text
+from qwenvl_runtime.media import MediaCheck
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 4096
+
+_ROLES = ("system", "user", "assistant", "tool")
+_MESSAGE = {
+    "role": one_of(*_ROLES),
+    "content": anything,
+    "name": text,
+    "tool_call_id": text,
+    "tool_calls": items(128, mapping),
+    "refusal": anything,
+    "reasoning": anything,
+    "reasoning_content": anything,
+    # An answer that a client sends back has it; the model does not read it.
+    "annotations": items(128, mapping),
+}
+_TEXTS = ("refusal", "reasoning", "reasoning_content")
+_PARTS = {
+    "text": fields(type=anything, text=anything),
+    "refusal": fields(type=anything, refusal=anything),
+    "image_url": fields(type=anything, image_url=fields(url=anything, detail=one_of("auto", "low", "high"))),
+    "video_url": fields(type=anything, video_url=fields(url=anything)),
+}
+_CALL = fields(
+    id=text,
+    type=one_of("function"),
+    index=anything,
+    function=fields(name=text, arguments=anything),
+)
+
+
+def check_conversation(messages: Any, media: MediaCheck) -> list[dict[str, Any]]:
+    """The messages as the engine gets them: what was null is left out. Raises RequestError."""
+    if type(messages) is not list or not 0 < len(messages) <= MAX_MESSAGES:
+        raise bad_field("invalid_value", "messages", f"must be a list of 1 to {MAX_MESSAGES} messages")
+    return [_check_message(f"messages[{index}]", message, media) for index, message in enumerate(messages)]
+
+
+def strip_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
+    if type(given) is not dict:
+        raise bad_field("invalid_value", param, "must be an object")
+    message = strip_nulls(given)
+    check_fields(param, message, _MESSAGE)
+    if "role" not in message:
+        raise bad_field("invalid_value", join(param, "role"), f"must be one of {', '.join(_ROLES)}")
+    message.pop("annotations", None)
+    content = message.get("content")
+    if type(content) is str:
+        message["content"] = disarm(content)
+    elif content is not None:
+        message["content"] = _check_parts(join(param, "content"), content, media)
+    for name in ("name", "tool_call_id"):
+        if name in message:
+            message[name] = disarm(message[name])
+    for name in _TEXTS:
+        if name in message:
+            message[name] = disarm(_need_text(join(param, name), message[name]))
+    if "tool_calls" in message:
+        path = join(param, "tool_calls")
+        calls = enumerate(message["tool_calls"])
+        message["tool_calls"] = [_check_call(f"{path}[{index}]", call) for index, call in calls]
+    return message
+
+
+def _check_parts(param: str, parts: Any, media: MediaCheck) -> list[dict[str, Any]]:
+    if type(parts) is not list or len(parts) > MAX_PARTS:
+        raise bad_field("invalid_value", param, f"must be a string or a list of at most {MAX_PARTS} parts")
+    checked: list[dict[str, Any]] = []
+    run: list[dict[str, Any]] = []
+    """Text parts that follow each other; the chat template writes nothing between them."""
+    for index, part in enumerate(parts):
+        kept = _check_part(f"{param}[{index}]", part, media)
+        checked.append(kept)
+        if kept["type"] in ("text", "refusal"):
+            run.append(kept)
+        else:
+            _disarm_parts(run)
+            run = []
+    _disarm_parts(run)
+    return checked
+
+
+def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
+    kind = given.get("type") if type(given) is dict else None
+    if type(kind) is not str or kind not in _PARTS:
+        raise bad_field("unsupported_field", param, f"must be a part of type {', '.join(_PARTS)}")
+    part = strip_nulls(given)
+    _PARTS[kind](param, part)
+    value = part.get(kind)
+    if kind in ("text", "refusal"):
+        _need_text(join(param, kind), value)
+        return part
+    path = join(join(param, kind), "url")
+    if value is None or type(value.get("url")) is not str:
+        raise bad_field("invalid_value", path, "must be a string")
+    value = part[kind] = strip_nulls(value)
+    if kind == "image_url":
+        media.take_picture(path, value)
+    else:
+        media.take_video(path, value["url"])
+    return part
+
+
+def _disarm_parts(run: list[dict[str, Any]]) -> None:
+    if run:
+        for part, disarmed in zip(run, disarm_run([part[part["type"]] for part in run]), strict=True):
+            part[part["type"]] = disarmed
+
+
+def _check_call(param: str, call: dict[str, Any]) -> dict[str, Any]:
+    call = strip_nulls(call)
+    _CALL(param, call)
+    call = disarm_tree({name: value for name, value in call.items() if name != "index"})
+    function = call.get("function")
+    if type(function) is not dict or type(function.get("name")) is not str:
+        raise bad_field("invalid_value", join(param, "function"), "must have a name")
+    arguments = function.get("arguments")
+    if type(arguments) is str:
+        function["arguments"] = _disarm_arguments(arguments)
+    elif arguments is not None and type(arguments) is not dict:
+        raise bad_field("invalid_value", join(param, "function.arguments"), "must be a string that holds JSON")
+    return call
+
+
+def _disarm_arguments(arguments: str) -> str:
+    """The engine reads JSON out of this string and writes it anew into the prompt, without its escapes."""
+    if "|" not in arguments and "\\" not in arguments:
+        return arguments
+    try:
+        return orjson.dumps(disarm_tree(orjson.loads(arguments))).decode()
+    except orjson.JSONDecodeError:
+        return "{}"  # as the engine does, so that one bad call does not spoil the whole conversation
+
+
+def _need_text(param: str, value: Any) -> str:
+    if type(value) is not str:
+        raise bad_field("invalid_value", param, "must be a string")
+    return value

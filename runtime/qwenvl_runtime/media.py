@@ -1,0 +1,110 @@
+"""What pictures and videos a request may carry: form, number and size, checked before any decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwenvl_runtime.config import MIN_PIXELS, PIXELS_PER_TOKEN, MediaConfig
+from qwenvl_runtime.errors import bad_field
+from qwenvl_runtime.media_hosts import MediaHosts, MediaLink
+from qwenvl_runtime.picture_header import MEDIA_TYPES, Base64Source, PictureError, Source, read_header
+
+# The model's preprocessor refuses longer strips than this.
+MAX_RATIO = 200
+_MARKS = 2  # tokens around a picture
+_VIDEO_TYPES = ("video/mp4", "video/webm")
+_QUOTED = 40
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a picture is to be put that has to be fetched: `holder["url"]`."""
+
+    param: str
+    holder: dict[str, Any]
+    link: MediaLink
+
+
+@dataclass
+class MediaCheck:
+    """The media of one request, as they are met."""
+
+    limits: MediaConfig
+    hosts: MediaHosts
+    pictures: int = 0
+    videos: int = 0
+    tokens: int = 0
+    characters: int = 0
+    """How much of the request is media, and not text."""
+    slots: list[Slot] = field(default_factory=list)
+
+    def take_picture(self, param: str, holder: dict[str, Any]) -> None:
+        """`holder["url"]` is a picture inline, or the address of one. Raises RequestError."""
+        self.pictures += 1
+        if self.pictures > self.limits.max_images:
+            raise bad_field("media_limit", param, f"at most {self.limits.max_images} pictures (media.maxImages)")
+        url: str = holder["url"]
+        if url[:5].lower() == "data:":
+            media_type, start = _read_data_url(param, url, MEDIA_TYPES)
+            self.characters += len(url) - start
+            self.tokens += self.measure(param, _open(param, url, start), media_type)[1]
+        elif len(url) <= self.hosts.longest and (link := self.hosts.find(url)):
+            self.slots.append(Slot(param, holder, link))
+            self.tokens += self.limits.max_pixels // PIXELS_PER_TOKEN + _MARKS
+        else:
+            raise bad_field("media_not_allowed", param, self._explain())
+
+    def take_video(self, param: str, url: str) -> None:
+        """Only the form and the number are checked: a video's frames cannot be counted without decoding it."""
+        self.videos += 1
+        if self.videos > self.limits.max_videos:
+            raise bad_field("media_limit", param, f"at most {self.limits.max_videos} videos (media.maxVideos)")
+        media_type, start = _read_data_url(param, url, _VIDEO_TYPES)
+        begin = _open(param, url, start).read(0, 12)
+        if not (begin[4:8] == b"ftyp" if media_type == "video/mp4" else begin.startswith(b"\x1aE\xdf\xa3")):
+            raise bad_field("media_malformed", param, f"is not {media_type}")
+        self.characters += len(url) - start
+        self.tokens += self.limits.max_pixels // PIXELS_PER_TOKEN
+
+    def measure(self, param: str, source: Source, declared: str = "") -> tuple[str, int]:
+        """A picture's media type and its tokens. Raises RequestError for one that is malformed or too large."""
+        try:
+            media_type, width, height = read_header(source)
+        except PictureError as error:
+            raise bad_field("media_malformed", param, f"the picture {error}") from error
+        if declared not in ("", media_type):
+            raise bad_field("media_malformed", param, f"the picture is {media_type}, not {declared} as it says")
+        most = self.limits.max_source_pixels
+        if width * height > most:
+            message = f"a picture of {width}x{height} has more than {most} pixels (media.maxSourcePixels)"
+            raise bad_field("media_limit", param, message)
+        if max(width, height) > MAX_RATIO * min(width, height):
+            message = f"a picture of {width}x{height} is too long: at most {MAX_RATIO} times its width or height"
+            raise bad_field("media_limit", param, message)
+        seen = min(max(width * height, MIN_PIXELS), self.limits.max_pixels)
+        return media_type, seen // PIXELS_PER_TOKEN + _MARKS
+
+    def _explain(self) -> str:
+        forms = f"pictures come inline, as data:image/...;base64,... of {', '.join(MEDIA_TYPES)}"
+        hosts = ", ".join(self.hosts.names)
+        return forms + (f", or from {hosts} (media.allowedURLHosts)" if hosts else " (media.allowedURLHosts is empty)")
+
+
+def _read_data_url(param: str, url: str, allowed: tuple[str, ...]) -> tuple[str, int]:
+    """The media type, and where the base64 text begins."""
+    end = url.find(",", 0, _QUOTED)
+    media_type = url[5 : end - len(";base64")]
+    if media_type == "image/jpg":
+        media_type = "image/jpeg"  # not its name, but often written
+    if end < 0 or not url.startswith("data:") or url[end - 7 : end] != ";base64" or media_type not in allowed:
+        forms = " or ".join(f"data:{each};base64,..." for each in allowed)
+        raise bad_field("media_not_allowed", param, f"must be {forms}, with nothing else before the comma")
+    return media_type, end + 1
+
+
+def _open(param: str, url: str, start: int) -> Base64Source:
+    try:
+        return Base64Source(url, start)
+    except PictureError as error:
+        raise bad_field("media_malformed", param, str(error)) from error

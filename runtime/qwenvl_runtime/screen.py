@@ -1,0 +1,115 @@
+"""What of a request's body reaches the engine: parsed once, checked field by field, and written anew.
+
+Written anew, because then there is one reading of it: whatever two JSON parsers could see differently (a key given
+twice, a huge number, an escape) the engine sees as it was checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import orjson
+
+from qwenvl_runtime.config import RuntimeConfig
+from qwenvl_runtime.control_tokens import disarm, disarm_tree
+from qwenvl_runtime.conversation import check_conversation, strip_nulls
+from qwenvl_runtime.errors import RequestError, bad_field
+from qwenvl_runtime.fields import DROPPED, build_chat_fields, build_completion_fields, check_fields
+from qwenvl_runtime.media import MediaCheck
+from qwenvl_runtime.media_hosts import MediaHosts
+
+MAX_DEPTH = 64
+MAX_VALUES = 1_000_000
+MAX_PROMPTS = 32
+_BYTES_PER_TOKEN = 4
+# A body below this size cannot hold more values than MAX_VALUES.
+_SMALL = 2 * MAX_VALUES
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that has passed; `media.slots` have to be filled before it is written."""
+
+    content: dict[str, Any]
+    media: MediaCheck
+    text_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the prompt has, times the answers that are asked for."""
+        return self.text_bytes // _BYTES_PER_TOKEN + self.media.tokens
+
+    def write(self) -> bytes:
+        return orjson.dumps(self.content)
+
+
+class Screening(Protocol):
+    def check(self, path: str, body: bytes) -> Asked:
+        """Raises RequestError, which names the field and the limit."""
+
+
+class Screen:
+    def __init__(self, config: RuntimeConfig) -> None:
+        self._media = config.media
+        self._hosts = MediaHosts(config.media.allowed_url_hosts)
+        self._chat_fields = build_chat_fields(config.engine.max_model_len)
+        self._completion_fields = build_completion_fields(config.engine.max_model_len)
+
+    def check(self, path: str, body: bytes) -> Asked:
+        content = strip_nulls(_parse(body))
+        media = MediaCheck(self._media, self._hosts)
+        chat = path == "/v1/chat/completions"
+        for name in DROPPED.intersection(content):
+            del content[name]
+        check_fields("", content, self._chat_fields if chat else self._completion_fields)
+        if chat:
+            content["messages"] = check_conversation(content.get("messages"), media)
+            if "tools" in content:
+                content["tools"] = disarm_tree(content["tools"])
+        else:
+            content["prompt"] = _check_prompt(content.get("prompt"))
+        return Asked(content, media, len(body) - media.characters)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if len(body) > _SMALL and _count(body, (b",", b"[", b"{"), MAX_VALUES) >= MAX_VALUES:
+        raise bad_field("too_complex", "", f"The body has more than {MAX_VALUES} values.")
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "invalid_json", f"The body is not JSON: {error}.") from error
+    if type(content) is not dict:
+        raise bad_field("invalid_json", "", "The body is not a JSON object.")
+    if _count(body, (b"[", b"{"), MAX_DEPTH) == MAX_DEPTH and _is_deeper(content, MAX_DEPTH):
+        raise bad_field("too_complex", "", f"The body is nested more than {MAX_DEPTH} deep.")
+    return content
+
+
+def _count(body: bytes, marks: tuple[bytes, ...], most: int) -> int:
+    """How many of these bytes there are, up to `most`: quick where they are few, as in a picture's text."""
+    number = 0
+    for mark in marks:
+        place = body.find(mark)
+        while place >= 0 and number < most:
+            number += 1
+            place = body.find(mark, place + 1)
+    return number
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if type(value) is dict:
+        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value.values() if type(item) in (dict, list))
+    if type(value) is list:
+        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value if type(item) in (dict, list))
+    return False
+
+
+def _check_prompt(prompt: Any) -> str | list[str]:
+    """Text only: a list of token ids could hold any control token."""
+    if type(prompt) is str:
+        return disarm(prompt)
+    if type(prompt) is list and 0 < len(prompt) <= MAX_PROMPTS and all(type(each) is str for each in prompt):
+        return [disarm(each) for each in prompt]
+    raise bad_field("invalid_value", "prompt", f"must be a string, or a list of 1 to {MAX_PROMPTS} strings")

@@ -1,0 +1,43 @@
+"""Small pictures of every kind, good and bad, for tests of what is let in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from functools import cache
+from typing import Any
+
+from PIL import Image
+
+
+@cache
+def encode(form: str, width: int = 64, height: int = 48, **options: Any) -> bytes:
+    """A gradient, so that formats differ and nothing is trivially small."""
+    picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    data = io.BytesIO()
+    picture.save(data, form, **options)
+    return data.getvalue()
+
+
+def animate(form: str) -> bytes:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    data = io.BytesIO()
+    frames[0].save(data, form, save_all=True, append_images=frames[1:], duration=100)
+    return data.getvalue()
+
+
+def build_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def build_png_bomb(width: int, height: int) -> bytes:
+    """Says that it has this size; its pixels are a few bytes."""
+    header = build_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = build_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + build_chunk(b"IEND", b"")
+
+
+def data_url(data: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,380 @@
+"""What of a request reaches the engine, and what the client is told about the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.runtime_process import build_config
+from harness.sample_pictures import animate, build_png_bomb, data_url, encode
+from qwenvl_runtime.admission import Admission
+from qwenvl_runtime.config import QueueConfig
+from qwenvl_runtime.control_tokens import BREAK, CONTROL_TOKENS
+from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.screen import Asked, Screen
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CONFIG = build_config(media={"allowed_url_hosts": ["images.example.com"], "max_source_pixels": 1_000_000})
+SCREEN = Screen(CONFIG)
+PNG = data_url(encode("PNG"))
+
+
+def chat(*parts: Any, **fields: Any) -> dict[str, Any]:
+    content = parts[0] if len(parts) == 1 and type(parts[0]) is str else list(parts)
+    return {"model": "m", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def picture(url: str = PNG, **options: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **options}}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "text", "text": value}
+
+
+def ask(content: Any, path: str = CHAT, screen: Screen = SCREEN) -> Asked:
+    return screen.check(path, content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def pass_on(content: Any, path: str = CHAT) -> Any:
+    return json.loads(ask(content, path).write())
+
+
+def refuse(content: Any, path: str = CHAT, screen: Screen = SCREEN) -> tuple[str, str]:
+    """The error's code and the path of the field."""
+    with pytest.raises(RequestError) as caught:
+        ask(content, path, screen)
+    assert 400 <= caught.value.status < 500
+    error = json.loads(caught.value.body())["error"]
+    assert error["type"] == "invalid_request_error"
+    assert not error["param"] or error["message"].startswith(error["param"])
+    return error["code"], error["param"] or ""
+
+
+# What passes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        chat("hello"),
+        chat(text("a"), picture(), text("b"), picture(detail="high")),
+        chat(picture(data_url(encode("JPEG"), "image/jpeg")), picture(data_url(encode("WEBP"), "image/webp"))),
+        chat("hi", temperature=0.5, top_p=1, max_tokens=16, n=2, stop=["a", "b"], seed=-5, stream=True,
+             stream_options={"include_usage": True}, logprobs=True, top_logprobs=5, logit_bias={"5": -100},
+             presence_penalty=-2, frequency_penalty=1.5, ignore_eos=True, top_k=-1, min_p=0.1, repetition_penalty=1.1),
+        chat("hi", response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}),
+        chat("hi", tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+             tool_choice={"type": "function", "function": {"name": "f"}}, parallel_tool_calls=False),
+        {"messages": [
+            {"role": "system", "content": "be kind"}, {"role": "user", "content": [text("x")], "name": "anna"},
+            {"role": "assistant", "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "12"},
+        ]},
+    ],
+)  # fmt: skip
+def test_what_clients_send_is_passed_on_as_it_is(content: dict[str, Any]) -> None:
+    assert pass_on(content) == content
+
+
+def test_an_answer_can_be_sent_back() -> None:
+    answer = {
+        "role": "assistant", "content": "hi", "refusal": None, "annotations": None, "audio": None,
+        "function_call": None, "tool_calls": [], "reasoning": None,
+    }  # fmt: skip
+    sent = pass_on({"messages": [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]})
+    assert sent["messages"][1] == {"role": "assistant", "content": "hi", "tool_calls": []}
+
+
+def test_what_means_nothing_to_the_engine_stays_here() -> None:
+    assert pass_on(chat("x", user="u", metadata={"a": "b"}, store=True, mm_processor_kwargs=None)) == chat("x")
+
+
+@pytest.mark.parametrize("prompt", ["once", ["a", "b"]])
+def test_completions(prompt: Any) -> None:
+    content = {"model": "m", "prompt": prompt, "max_tokens": 5, "logprobs": 3}
+    assert pass_on(content, TEXT) == content
+
+
+# Fields
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mm_processor_kwargs", "media_io_kwargs", "chat_template", "chat_template_kwargs", "cache_salt", "priority",
+        "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "prompt_embeds", "prompt_logprobs", "echo",
+        "add_generation_prompt", "continue_final_message", "add_special_tokens", "documents", "use_beam_search",
+        "structured_outputs", "request_id", "truncate_prompt_tokens", "allowed_token_ids", "functions", "audio",
+        "guided_json", "return_token_ids", "mm_payload", "", "x" * 5000, "Messages", "n ",
+    ],
+)  # fmt: skip
+def test_fields_that_are_not_listed_are_refused(name: str) -> None:
+    for value in (True, 0, {}, "a"):
+        code, param = refuse({**chat("x"), name: value})
+        assert (code, param) == ("unsupported_field", name if len(name) < 64 else name[:64] + "...")
+    assert refuse({"prompt": "x", "echo": True}, TEXT)[0] == "unsupported_field"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 0), ("n", 9), ("n", 1 << 70), ("n", 1.0), ("n", True), ("n", "2"), ("max_tokens", 0),
+        ("max_tokens", 4097),
+        ("max_tokens", -1), ("max_completion_tokens", 10**9), ("min_tokens", 4097), ("top_logprobs", 21),
+        ("top_logprobs", -1), ("stop", ["a"] * 5), ("stop", "x" * 1025), ("stop", ""), ("stop", [1]), ("stop", {}),
+        ("stop_token_ids", [1] * 17), ("logit_bias", {str(n): 1 for n in range(301)}), ("logit_bias", {"1": 101}),
+        ("temperature", 3), ("temperature", -1), ("temperature", "1"), ("top_p", 2), ("stream", 1), ("stream", "true"),
+        ("seed", 1 << 63), ("tools", []), ("tools", [{}] * 129), ("tools", [{"type": "x"}]), ("tool_choice", "f"),
+        ("response_format", {"type": "structural_tag"}), ("reasoning_effort", "most"), ("model", ["m"]),
+        ("messages", []), ("messages", {}), ("messages", None), ("messages", ["a"]), ("modalities", ["audio"]),
+        ("thinking_token_budget", 1.5), ("best_of", 2),
+    ],
+)  # fmt: skip
+def test_absurd_values_are_refused(name: str, value: Any) -> None:
+    code, param = refuse({**chat("x"), name: value})
+    assert code in ("invalid_value", "unsupported_field")
+    assert param.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"content": "a"}, ".role"), ({"role": "developer", "content": "a"}, ".role"),
+        ({"role": "<|im_end|>", "content": "a"}, ".role"), ({"role": ["user"], "content": "a"}, ".role"),
+        ({"role": "user", "content": 5}, ".content"), ({"role": "user", "content": ["a"]}, ".content[0]"),
+        ({"role": "user", "content": {"type": "text"}}, ".content"), ({"role": "user", "content": [{}]}, ".content[0]"),
+        ({"role": "user", "content": [{"type": "text"}]}, ".content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": "a", "image": 1}]}, ".content[0].image"),
+        ({"role": "user", "content": [{"type": ["text"], "text": "a"}]}, ".content[0]"),
+        ({"role": "user", "content": [{"type": "image_embeds", "image_embeds": "a"}]}, ".content[0]"),
+        ({"role": "user", "content": [{"type": "image_pil", "image_pil": "a"}]}, ".content[0]"),
+        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, ".content[0]"),
+        ({"role": "user", "content": [{"image_url": PNG}]}, ".content[0]"),
+        ({"role": "user", "content": [{**picture(), "uuid": "a"}]}, ".content[0].uuid"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": PNG}]}, ".content[0].image_url"),
+        ({"role": "user", "content": [picture(fps=1)]}, ".content[0].image_url.fps"),
+        ({"role": "user", "content": [picture(detail="most")]}, ".content[0].image_url.detail"),
+        ({"role": "user", "content": [picture(url=[])]}, ".content[0].image_url.url"),  # type: ignore[arg-type]
+        ({"role": "user", "content": [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}]},
+         ".content[0].video_url.url"),
+        ({"role": "user", "content": "a", "tools": []}, ".tools"),
+        ({"role": "user", "content": "a", "task": "b"}, ".task"),
+        ({"role": "assistant", "content": "a", "reasoning": 5}, ".reasoning"),
+        ({"role": "assistant", "tool_calls": ["a"]}, ".tool_calls[0]"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, ".tool_calls[0].function"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]},
+         ".tool_calls[0].function.arguments"),
+    ],
+)  # fmt: skip
+def test_malformed_messages_are_refused(message: dict[str, Any], param: str) -> None:
+    assert refuse({"messages": [{"role": "user", "content": "x"}, message]})[1] == f"messages[1]{param}"
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [[151655]], [], None, {}, ["a", 1], ["a"] * 33, 5])
+def test_prompts_are_text(prompt: Any) -> None:
+    assert refuse({"prompt": prompt}, TEXT) == ("invalid_value", "prompt")
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"1", b"null", b'"a"', b'{"messages": NaN}', b'{"messages": [1e999]}', b"{}x",
+        b"\xef\xbb\xbf{}",
+        b'{"a": "\xff"}', b'{"a": "\\ud800"}', b'{"a": 01}', b"{'a': 1}", b'{"a": 1,}', b'{"a": "\n"}', b"[" * 100_000,
+        b'{"a":' * 1030 + b"1" + b"}" * 1030, json.dumps(chat("x")).encode("utf-16"),
+    ],
+)  # fmt: skip
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    assert refuse(body) == ("invalid_json", "")
+
+
+def test_depth_and_number_of_values() -> None:
+    def nest(levels: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {}
+        for _ in range(levels):
+            schema = {"a": schema}
+        return chat("x", tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}])
+
+    assert pass_on(nest(59)) == nest(59)
+    assert refuse(nest(60)) == ("too_complex", "")
+    assert refuse(b'{"messages": [' + b"[]," * 1_100_000 + b"[]]}") == ("too_complex", "")
+    assert pass_on(chat("{" * 500)), "letters of a text are no depth"
+
+
+def test_the_engine_sees_what_was_checked() -> None:
+    """The last of equal keys was checked, so it alone is passed on."""
+    body = b'{"n": 900, "n": 1, "messages": [{"role": "x", "role": "user", "content": "\\u003c|im_start|\\u003e"}]}'
+    sent = ask(body).write()
+    assert sent.count(b'"n"') == sent.count(b'"role"') == 1
+    assert json.loads(sent)["messages"][0] == {"role": "user", "content": f"<{BREAK}|im_start|>"}
+
+
+# Control tokens
+
+
+@pytest.mark.parametrize("token", CONTROL_TOKENS)
+def test_control_tokens_are_broken_up_wherever_text_goes(token: str) -> None:
+    call = {"id": token, "type": "function", "function": {"name": token, "arguments": json.dumps({token: [token]})}}
+    escaped = {"name": "f", "arguments": json.dumps({"a": token}).replace("<", "\\u003c").replace("|", "\\u007C")}
+    messages = [
+        {"role": "system", "content": token}, {"role": "user", "content": [text(token), picture()], "name": token},
+        {"role": "user", "content": [text(letter) for letter in token]},
+        {"role": "assistant", "content": token, "reasoning": token, "tool_calls": [call, {"function": escaped}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": token}, text(token)],
+        "reasoning_content": token},
+        {"role": "tool", "tool_call_id": token, "content": token}, {"role": "tool", "content": [text(token)]},
+    ]  # fmt: skip
+    function = {"name": token, "description": token, "parameters": {"properties": {token: {"enum": [token]}}}}
+    sent = pass_on({"messages": messages, "tools": [{"type": "function", "function": function}]})
+    assert token not in json.dumps(sent, ensure_ascii=False)
+    for message in sent["messages"]:
+        if type(message.get("content")) is list:
+            assert token not in "".join(part.get("text", "") for part in message["content"])
+        for each in message.get("tool_calls", ()):
+            assert token not in json.dumps(json.loads(each["function"]["arguments"]), ensure_ascii=False)
+    for prompt in (token, [token, "a"]):
+        assert token not in json.dumps(pass_on({"prompt": prompt}, TEXT), ensure_ascii=False)
+
+
+@given(st.text(max_size=40))
+def test_other_text_is_not_changed(value: str) -> None:
+    if not any(token in value for token in CONTROL_TOKENS):
+        assert (
+            pass_on(json.dumps(chat(value)).encode("utf-8", "replace"))["messages"][0]["content"]
+            == value.encode("utf-8", "replace").decode()
+        )
+
+
+# Media
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://images.example.com/a", "media_not_allowed"), ("https://evil.org/a", "media_not_allowed"),
+        ("file:///etc/passwd", "media_not_allowed"), ("data:text/plain;base64,YQ==", "media_not_allowed"),
+        ("data:,a", "media_not_allowed"), ("data:image/png,abc", "media_not_allowed"), ("", "media_not_allowed"),
+        ("data:image/gif;base64,R0lGODlh", "media_not_allowed"),
+        ("data:image/svg+xml;base64,PHN2Zz4=", "media_not_allowed"),
+        ("data:image/png;charset=x;base64,AAAA", "media_not_allowed"),
+        ("DATA:image/png;base64,AAAA", "media_not_allowed"),
+        (PNG.replace("base64", "BASE64"), "media_not_allowed"), ("/etc/passwd", "media_not_allowed"),
+        ("data:video/jpeg;base64,AAAA", "media_not_allowed"), ("https://" + "a" * 5000, "media_not_allowed"),
+        (PNG.replace("image/png", "image/jpeg"), "media_malformed"), (PNG + "\n", "media_malformed"),
+        ("data:image/png;base64,", "media_malformed"), ("data:image/png;base64,====", "media_malformed"),
+        ("data:image/png;base64,é" + PNG[23:], "media_malformed"), (data_url(encode("GIF")), "media_malformed"),
+        (data_url(encode("PNG")[:-20]), "media_malformed"), (data_url(animate("PNG")), "media_malformed"),
+        (data_url(animate("WEBP"), "image/webp"), "media_malformed"), (data_url(b"<svg/>"), "media_malformed"),
+        (data_url(build_png_bomb(50_000, 50_000)), "media_limit"),
+        (data_url(build_png_bomb(1000, 1001)), "media_limit"),
+        (data_url(build_png_bomb(1, 201)), "media_limit"),
+    ],
+)  # fmt: skip
+def test_pictures_that_are_refused(url: str, code: str) -> None:
+    assert refuse(chat(text("a"), picture(url))) == (code, "messages[0].content[1].image_url.url")
+
+
+def test_the_number_of_pictures_counts_over_all_messages() -> None:
+    messages = [{"role": "user", "content": [picture(), picture()]}] * 2
+    assert pass_on({"messages": messages})
+    messages.append({"role": "tool", "content": [picture()]})
+    assert refuse({"messages": messages}) == ("media_limit", "messages[2].content[0].image_url.url")
+
+
+def test_errors_name_the_limit() -> None:
+    with pytest.raises(RequestError, match=r"50000x50000 .* 1000000 pixels \(media.maxSourcePixels\)"):
+        ask(chat(picture(data_url(build_png_bomb(50_000, 50_000)))))
+    with pytest.raises(RequestError, match=r"at most 4 pictures \(media.maxImages\)"):
+        ask(chat(*[picture()] * 5))
+    with pytest.raises(RequestError, match=r"or from images.example.com \(media.allowedURLHosts\)"):
+        ask(chat(picture("http://a/")))
+
+
+def test_pictures_of_named_hosts_wait_to_be_fetched() -> None:
+    asked = ask(chat(picture("https://images.example.com/a.png")))
+    (slot,) = asked.media.slots
+    assert slot.link == ("https", "images.example.com", 443, "/a.png")
+    slot.holder["url"] = PNG
+    assert json.loads(asked.write()) == chat(picture())
+
+
+def test_videos_when_they_are_allowed() -> None:
+    screen = Screen(build_config(media={"max_videos": 1}))
+    mp4 = data_url(b"\0\0\0\x18ftypisom" + b"\0" * 30, "video/mp4")
+    video = {"type": "video_url", "video_url": {"url": mp4}}
+    assert ask(chat(video), screen=screen).tokens
+    assert refuse(chat(video, video), screen=screen)[0] == "media_limit"
+    video["video_url"] = {"url": data_url(encode("JPEG"), "video/mp4")}
+    assert refuse(chat(video), screen=screen)[0] == "media_malformed"
+    assert refuse(chat(picture("data:video/mp4;base64,AAAA")), screen=screen)[0] == "media_not_allowed"
+
+
+# Room
+
+
+def test_tokens_are_estimated() -> None:
+    assert 225 <= ask(chat("x" * 1000)).tokens <= 300
+    small, large = ask(chat(picture())), ask(chat(picture(data_url(encode("PNG", 900, 900)))))
+    assert 64 <= small.tokens <= 130
+    assert 256 <= large.tokens <= 320, "scaled down to max_pixels"
+
+
+def test_the_queue_has_an_end() -> None:
+    admission = Admission(QueueConfig(max_requests=3, max_tokens=1000))
+    admission.enter(5000)
+    with pytest.raises(RequestError, match=r"queue\.maxTokens") as caught:
+        admission.enter(1)
+    assert (caught.value.status, caught.value.headers) == (429, (("Retry-After", "5"),))
+    admission.leave(5000)
+    for _ in range(3):
+        admission.enter(300)
+    with pytest.raises(RequestError, match=r"queue\.maxRequests"):
+        admission.check_room()
+    admission.leave(300)
+    admission.check_room()
+    with pytest.raises(RequestError, match=r"queue\.maxTokens"):
+        admission.enter(401)
+    admission.enter(400)
+
+
+# Anything
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(
+    ["messages", "prompt", "n", "stop", "tools", "tool_choice", "response_format", "logit_bias", "stream_options"]
+)
+PART_NAMES = st.sampled_from(
+    ["type", "text", "image_url", "url", "role", "content", "name", "tool_calls", "function", "arguments"]
+)
+ODD = st.recursive(
+    JSON | st.sampled_from(["text", "image_url", "user", "assistant", "function", PNG, *CONTROL_TOKENS]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PART_NAMES, inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.dictionaries(NAMES, ODD, max_size=4), st.lists(st.dictionaries(PART_NAMES, ODD, max_size=4), max_size=3))
+def test_any_json_is_passed_or_refused_by_name(content: dict[str, Any], messages: list[Any]) -> None:
+    for path in (CHAT, TEXT):
+        for body in (content, {**content, "messages": messages}, chat(*messages)):
+            try:
+                sent = json.loads(ask(json.dumps(body).encode("utf-8", "replace"), path).write())
+            except RequestError:
+                continue
+            else:
+                held = json.dumps([sent.get("messages"), sent.get("prompt"), sent.get("tools")], ensure_ascii=False)
+                assert not any(token in held for token in CONTROL_TOKENS)
