@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from qwenvl_runtime.errors import RequestError
 from qwenvl_runtime.limits import Limits
@@ -13,8 +13,7 @@ from qwenvl_runtime.request_head import RequestHead, RequestReader
 _HEAD_END = b"\r\n\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     head: RequestHead
     body: bytes
     last: bool
@@ -27,7 +26,9 @@ class Intake:
     def __init__(self, limits: Limits, admit: Callable[[RequestHead], None]) -> None:
         self._limits = limits
         self._admit = admit
-        self._ahead = bytearray()
+        self._ahead = b""
+        self._place = 0
+        """Up to here what is ahead has been read: cutting it off at each step would copy the rest each time."""
         self._reader: RequestReader | None = None
         self._body: list[bytes] = []
         self._left = 0
@@ -35,20 +36,24 @@ class Intake:
     @property
     def ahead(self) -> int:
         """Bytes that wait to be read."""
-        return len(self._ahead)
+        return len(self._ahead) - self._place
 
     @property
     def begun(self) -> bool:
         """Whether a request has begun and is not whole yet."""
-        return bool(self._ahead) or self._reader is not None
+        return self._place < len(self._ahead) or self._reader is not None
 
     def feed(self, data: bytes) -> None:
-        if self._left >= len(data) and not self._ahead:
-            # The common way of a large body: straight to its place.
-            self._body.append(data)
-            self._left -= len(data)
+        if self._place == len(self._ahead):
+            if self._left >= len(data):
+                # The common way of a large body: straight to its place.
+                self._body.append(data)
+                self._left -= len(data)
+                return
+            self._ahead = data
         else:
-            self._ahead += data
+            self._ahead = self._ahead[self._place :] + data
+        self._place = 0
 
     def read(self) -> Request | None:
         """The next whole request, or None while bytes are missing. Raises RequestError, after which nothing is read."""
@@ -58,38 +63,43 @@ class Intake:
         if reader is None:
             return None
         if reader.head.body_length is not None:
-            data = bytes(self._ahead[: self._left])
-            del self._ahead[: len(data)]
-            self._body.append(data)
-            self._left -= len(data)
+            if self._left:
+                data = self._take(self._left)
+                self._body.append(data)
+                self._left -= len(data)
             return self._finish(reader, b"".join(self._body), last=False) if self._left == 0 else None
-        data, self._ahead = bytes(self._ahead), bytearray()
-        reader.feed_body(data)
+        reader.feed_body(self._take(len(self._ahead)))
         self._limits.check_body(reader.body_size)
         # What follows a chunked body has been swallowed by its parser.
         return self._finish(reader, b"".join(reader.body), last=reader.trailing) if reader.complete else None
 
     def clear(self) -> None:
-        self._ahead.clear()
+        self._ahead, self._place = b"", 0
         self._body.clear()
         self._reader = None
         self._left = 0
 
     def _read_head(self) -> None:
-        while self._ahead.startswith(b"\r\n"):
-            del self._ahead[:2]
-        end = self._ahead.find(_HEAD_END)
-        if (len(self._ahead) if end < 0 else end) > self._limits.head_bytes:
+        ahead = self._ahead
+        while ahead.startswith(b"\r\n", self._place):
+            self._place += 2
+        end = ahead.find(_HEAD_END, self._place)
+        if (len(ahead) if end < 0 else end) - self._place > self._limits.head_bytes:
             raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The head is too large.")
         if end < 0:
             return
-        end += len(_HEAD_END)
-        head = bytes(self._ahead[:end])
-        del self._ahead[:end]
-        reader = RequestReader(head, self._limits.headers)
+        reader = RequestReader(self._take(end + len(_HEAD_END) - self._place), self._limits.headers)
         self._admit(reader.head)
         self._reader = reader
         self._left = reader.head.body_length or 0
+
+    def _take(self, length: int) -> bytes:
+        """At most so many of the bytes ahead."""
+        begin, self._place = self._place, min(self._place + length, len(self._ahead))
+        data = self._ahead[begin : self._place]
+        if self._place == len(self._ahead):
+            self._ahead, self._place = b"", 0  # a large one is not held for longer than it is needed
+        return data
 
     def _finish(self, reader: RequestReader, body: bytes, last: bool) -> Request:
         self._reader = None

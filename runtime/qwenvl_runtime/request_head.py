@@ -67,7 +67,8 @@ class RequestReader:
             return  # a trailer
         name = name.lower()
         self._count += 1
-        self._ambiguous = self._ambiguous or (name in _FORBIDDEN_TWICE and name in self._headers)
+        if name in self._headers and name in _FORBIDDEN_TWICE:
+            self._ambiguous = True
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -127,9 +128,10 @@ def _read_body_length(headers: dict[bytes, bytes], version: str) -> int | None:
 
 def _read_path(target: bytes) -> str:
     """The path as it was sent, less the query: routes match it exactly, so no spelling of a path reaches another."""
-    for scheme in (b"http://", b"https://"):
-        if target.startswith(scheme):
-            target = b"/" + target[len(scheme) :].partition(b"/")[2]
+    if not target.startswith(b"/"):
+        for scheme in (b"http://", b"https://"):
+            if target.startswith(scheme):
+                target = b"/" + target[len(scheme) :].partition(b"/")[2]
     return target.partition(b"?")[0].decode("latin-1")
 
 
