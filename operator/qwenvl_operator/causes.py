@@ -15,6 +15,8 @@ _LAST_WORDS = {
     "SNAPSHOT_INVALID": Reason.SNAPSHOT_INVALID,
     "QUANTIZATION_MISMATCH": Reason.QUANTIZATION_MISMATCH,
 }
+SNAPSHOT_FAULTS = (Reason.SNAPSHOT_INVALID, Reason.QUANTIZATION_MISMATCH)
+"""Nothing else than another snapshot, or another spec, helps against these."""
 CRASHES = (*_LAST_WORDS.values(), Reason.RUNTIME_CRASHED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_HOST_MEMORY)
 """Every reason that a container ended for."""
 # torch, and vLLM where the weights left no room for the KV cache.

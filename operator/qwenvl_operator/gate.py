@@ -73,12 +73,16 @@ def decide(pod: Manifest, report: WarmupReport | None) -> GateDecision | None:
 
 
 def speaks_for(report: WarmupReport, pod: Manifest) -> bool:
-    """Whether the report is complete, and of the container that runs in this pod now: not of its predecessor, and not
-    of another pod that has had the same address."""
+    """Whether the report is complete, and of the container that runs in this pod now."""
+    return report.complete and is_of(report, pod)
+
+
+def is_of(report: WarmupReport, pod: Manifest) -> bool:
+    """Whether the report is of the container that runs in this pod now: not of its predecessor, and not of another pod
+    that has had the same address."""
     since = container(pod).running_since
     return (
-        report.complete
-        and report.pod == pod["metadata"]["name"]
+        report.pod == pod["metadata"]["name"]
         and report.revision == revision_of(pod)
         and since is not None
         and report.started_at >= since - CLOCK_RESOLUTION

@@ -12,9 +12,8 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Store
-from qwenvl_operator.pods import container, has_gate
+from qwenvl_operator.pods import container, has_gate, timestamp
 from qwenvl_operator.reports import Reports, ReportUnreadable
-from qwenvl_operator.status import timestamp
 from qwenvl_runtime.config import WarmupReport
 
 RETRY = 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL
 from qwenvl_operator.objects import Manifest
@@ -19,6 +19,8 @@ class Container:
     """Unix time, None while it does not run."""
     ready: bool
     """Whether its own readiness probe passes."""
+    is_loading: bool
+    """Whether it runs, and its startup probe has yet to pass."""
     restarts: int
     waiting_reason: str
     """Such as ImagePullBackOff or CrashLoopBackOff; empty when it does not wait."""
@@ -41,6 +43,7 @@ def container(pod: Manifest) -> Container:
         id=status.get("containerID", ""),
         running_since=parse_time(state["running"]["startedAt"]) if "running" in state else None,
         ready=bool(status.get("ready")),
+        is_loading="running" in state and not status.get("started"),
         restarts=int(status.get("restartCount", 0)),
         waiting_reason=state.get("waiting", {}).get("reason", ""),
         waiting_message=state.get("waiting", {}).get("message", ""),
@@ -93,6 +96,11 @@ def has_gate(pod: Manifest) -> bool:
 def parse_time(text: str) -> float:
     """Unix time of a Kubernetes timestamp."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def timestamp(time: float) -> str:
+    """A Unix time in the form of metav1.Time."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _last_exit(ended: Manifest) -> str:

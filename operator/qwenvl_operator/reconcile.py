@@ -23,6 +23,7 @@ from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
 from qwenvl_operator.settings import Settings
+from qwenvl_operator.snapshots import INTERVAL, loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Verdict
 
@@ -54,6 +55,7 @@ class Reconciler:
         self._store = store
         self._cluster = cluster
         self._settings = settings
+        self._reports = reports
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
 
@@ -78,11 +80,15 @@ class Reconciler:
                 await self._say_problem(key, Reason.APPLY_REFUSED, str(error))
             raise
         current = self._store.observe(key) or observed
+        loading = loading_pods(cr, current.pods)
+        progress = await read_progress(self._reports, loading)
         engine = warmups.newest.engine if warmups.newest else None
         fit = derive_fit(cr.spec, engine, known_fit(current.cr.get("status", {}), cr.revision))
-        facts = Facts(cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable, fit=fit)
+        facts = Facts(
+            cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable, progress=progress, fit=fit
+        )
         await self._say(current.cr, derive_status(facts, warmups.newest))
-        return warmups.again
+        return warmups.again or (INTERVAL if loading else None)
 
     async def _apply_children(self, cr: CustomResource, observed: Observed) -> None:
         recorded = self._recorded(cr, observed)

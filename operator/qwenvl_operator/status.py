@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, WarmupStatus
+from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, SnapshotStatus, WarmupStatus
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import is_open
 from qwenvl_operator.naming import endpoint, selector
 from qwenvl_operator.objects import Key
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import container, has_gate, is_scheduled
+from qwenvl_operator.pods import container, has_gate, is_scheduled, timestamp
 from qwenvl_operator.reasons import Reason
+from qwenvl_operator.snapshots import derive_snapshot, judge_snapshot
 from qwenvl_operator.verdict import Facts, Verdict, judge, living_pods, ready_pods
 from qwenvl_runtime.config import WarmupReport
 
@@ -29,11 +29,15 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
     observed, cr = facts.observed, facts.cr
     previous = observed.cr.get("status", {})
     warmup = _warmup(report) or previous.get("warmup")
+    reports = [*facts.progress.values(), *([report.snapshot] if report and report.snapshot else ())]
+    snapshot = derive_snapshot(cr.spec.model.manifest_digest, reports, _known_snapshot(previous))
+    verified = judge_snapshot(cr, living_pods(observed), facts.progress, snapshot)
     verdict = judge(facts)
     said = {
         **_summary(verdict),
         "Available": _available(observed),
         "Scheduled": _scheduled(observed, verdict),
+        **({"SnapshotVerified": verified} if verified else {}),
         "WarmedUp": _warmed_up(observed, cr, warmup),
     }
     status: Status = {
@@ -43,7 +47,16 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
         "conditions": _conditions(said, previous, cr.generation, facts.now),
     }
     status["fit"] = facts.fit.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if snapshot:
+        status["snapshot"] = snapshot.model_dump(by_alias=True)
     return {**status, "warmup": warmup} if warmup else status
+
+
+def _known_snapshot(previous: Status) -> SnapshotStatus | None:
+    try:
+        return SnapshotStatus.model_validate(previous["snapshot"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def known_fit(previous: Status, revision: str) -> FitStatus | None:
@@ -61,7 +74,7 @@ def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: f
     generation = observed.cr["metadata"]["generation"]
     previous = observed.cr.get("status", {})
     said = {**_summary(verdict), "Available": _available(observed)}
-    kept = {name: previous[name] for name in ("revision", "warmup", "fit") if name in previous}
+    kept = {name: previous[name] for name in ("revision", "warmup", "fit", "snapshot") if name in previous}
     return {
         "observedGeneration": generation,
         **_counts(observed, key),
@@ -76,11 +89,6 @@ def is_same(live: Status, status: Status) -> bool:
         return QwenVLDeploymentStatus.model_validate(live) == QwenVLDeploymentStatus.model_validate(status)
     except ValidationError:
         return False
-
-
-def timestamp(now: float) -> str:
-    """A Unix time in the form of metav1.Time."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_condition(status: Status, kind: str) -> Status:

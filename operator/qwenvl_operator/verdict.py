@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, RolloutStrategy
-from qwenvl_operator.causes import crash_reason, refusal_reason, unscheduled_reason
+from qwenvl_operator.causes import SNAPSHOT_FAULTS, crash_reason, refusal_reason, unscheduled_reason
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
@@ -23,6 +23,7 @@ from qwenvl_operator.pods import (
 )
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.rollout import is_rolled_out
+from qwenvl_operator.snapshots import Progress, describe
 
 CRASHES_BEFORE_STALLED = 3
 
@@ -49,6 +50,8 @@ class Facts:
     now: float
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """By pod name: why its warm-up report could not be read just now."""
+    progress: Progress = field(default_factory=dict)
+    """How far the pods that load are with the verification of the snapshot."""
     fit: FitStatus = field(default_factory=FitStatus)
 
 
@@ -140,7 +143,9 @@ def _judge_pod(pod: Manifest, facts: Facts) -> Verdict:
         )
     if state.last_exit and state.running_since is None:
         message = f"Pod {name} has ended {state.restarts + 1} time(s), last with {state.last_exit}"
-        return Verdict(crash_reason(state), message, stalled=state.restarts >= CRASHES_BEFORE_STALLED)
+        reason = crash_reason(state)
+        stalled = state.restarts >= CRASHES_BEFORE_STALLED or reason in SNAPSHOT_FAULTS
+        return Verdict(reason, message, stalled=stalled)
     if state.running_since is None:
         return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
     return _judge_running(pod, facts)
@@ -158,11 +163,11 @@ def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
     started = any(item.get("started") for item in pod["status"].get("containerStatuses", ()))
     if started:
         return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.{again}")
-    return Verdict(
-        Reason.LOADING_MODEL,
-        f"Pod {name} loads the model.{again}",
-        stalled=state.restarts >= CRASHES_BEFORE_STALLED,
-    )
+    stalled = state.restarts >= CRASHES_BEFORE_STALLED
+    report = facts.progress.get(name)
+    if report is not None and report.verified_at is None:
+        return Verdict(Reason.VERIFYING_SNAPSHOT, f"Pod {name} {describe(report)}.{again}", stalled=stalled)
+    return Verdict(Reason.LOADING_MODEL, f"Pod {name} loads the model.{again}", stalled=stalled)
 
 
 def _unscheduled(pod: Manifest, cr: CustomResource) -> Verdict:

@@ -6,12 +6,13 @@ import argparse
 import sys
 
 from bench.clients import BadAnswerError
+from bench.hashing import run_hashing
 from bench.relay import run_relay
 from bench.report import PAGE, place
 from harness.errors import HarnessError
 from harness.progress import say
 
-PARTS = {"relay": run_relay}
+PARTS = {"relay": run_relay, "hashing": run_hashing}
 
 
 def main() -> int:

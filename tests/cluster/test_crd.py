@@ -85,6 +85,10 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({CLAIM: ABSENT, "spec.model.source.runtimeImage": {"path": "../m"}}, "runtimeImage.path in body should match"),
     ({"spec.model.servedName": "two words"}, "spec.model.servedName in body should match"),
     ({"spec.model.servedName": "a" * 129}, "spec.model.servedName: Too long"),
+    ({"spec.model.manifestDigest": "a" * 64}, "spec.model.manifestDigest in body should match"),
+    ({"spec.model.manifestDigest": "sha256:" + "A" * 64}, "spec.model.manifestDigest in body should match"),
+    ({"spec.model.verification": "Always"}, "verification: Always needs a manifestDigest to verify by"),
+    ({"spec.model.verification": "Never"}, 'supported values: "Cached", "Always"'),
     # the hardware
     ({"spec.hardware.accelerator.count": 3}, 'Unsupported value: 3: supported values: "1", "2", "4", "8"'),
     ({"spec.hardware.accelerator.count": 0}, "Unsupported value: 0"),
@@ -175,6 +179,7 @@ ACCEPTED: list[dict[str, object]] = [
     {CLAIM: ABSENT, "spec.model.source.hostPath": {"path": "/data/models/qwen3-vl"}},
     {CLAIM: ABSENT, "spec.model.source.runtimeImage": {"path": "/models/qwen3-vl"}},
     {"spec.model.servedName": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
+    {"spec.model.manifestDigest": "sha256:" + "0" * 64, "spec.model.verification": "Always"},
     {"spec.hardware.accelerator.count": 8},
     {"spec.hardware.accelerator.resource": "nvidia.com/mig-3g.40gb"},
     {"spec.hardware.accelerator.resource": "cpu", f"{RESOURCES}.limits": {"cpu": 2, "memory": "8Gi"}},

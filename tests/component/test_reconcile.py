@@ -20,11 +20,12 @@ from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.status import find_condition
-from qwenvl_runtime.config import EngineReport, WarmupReport
+from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport
 
 CR = Ref(Kind.CR, *KEY)
 DEPLOYMENT = Ref(Kind.DEPLOYMENT, *KEY)
 POD = Ref(Kind.POD, KEY.namespace, "reports-1")
+MODEL = {"source": {"persistentVolumeClaim": {"claimName": "weights"}}}
 SETTINGS = Settings(runtime_image="registry.local/runtime:1", identity="operator-1")
 
 
@@ -352,6 +353,77 @@ async def test_without_a_gate_the_report_is_read_once_for_each_container() -> No
     assert await world.reconcile() is None
     world.cluster.edit(POD, lambda pod: pod["status"]["containerStatuses"][0].update(containerID="containerd://two"))
     assert await world.reconcile() == pytest.approx(60.0)
+
+
+def load(pod: Manifest) -> None:
+    """The pod's container runs and is not through its startup probe."""
+    pod["status"]["containerStatuses"][0].update(started=False, ready=False)
+
+
+async def test_a_pod_that_verifies_is_asked_how_far_it_is_until_it_has_loaded() -> None:
+    digest = "sha256:" + "a" * 64
+    world = World()
+    world.apply(model=MODEL | {"manifestDigest": digest})
+    await world.reconcile()
+    world.roll_out()
+    world.cluster.edit(POD, load)
+    assert await world.reconcile() == pytest.approx(10.0), "nothing answers yet"
+    progress = SnapshotReport(digest=digest, bytes_total=30 * 10**9)
+    for done in (10, 20):
+        progress = progress.model_copy(update={"bytes_done": done * 10**9})
+        world.reports[POD.name] = report(world.resource(), complete=False, shots=(), snapshot=progress)
+        assert await world.reconcile() == pytest.approx(10.0)
+        verified = find_condition(world.status(), "SnapshotVerified")
+        assert (verified["status"], verified["reason"]) == ("Unknown", "VerifyingSnapshot")
+        assert f"{done}.0 of 30.0 GB" in verified["message"]
+        assert condition(world.cluster.read(POD), GATE) == {}
+    predecessor = report(world.resource(), complete=False, started_at=STARTED_AT - 60, snapshot=progress)
+    world.reports[POD.name] = predecessor
+    await world.reconcile()
+    assert find_condition(world.status(), "SnapshotVerified")["message"] == "No pod has verified the snapshot yet."
+    whole = SnapshotReport(digest=digest, bytes_total=1, bytes_done=1, verified_at=NOW)
+    world.reports[POD.name] = report(world.resource(), complete=False, shots=(), snapshot=whole)
+    await world.reconcile()
+    assert find_condition(world.status(), "SnapshotVerified")["status"] == "True"
+    assert world.status()["snapshot"]["digest"] == digest
+    world.cluster.edit(POD, lambda pod: pod["status"]["containerStatuses"][0].update(started=True, ready=True))
+    world.reports[POD.name] = report(world.resource(), snapshot=whole)
+    await world.reconcile()
+    become_ready(world)
+    assert await world.reconcile() is None
+    world.cluster.forget_calls()
+    successor = World(world.cluster)
+    assert await successor.reconcile() is None, "nobody is asked at rest"
+    assert world.cluster.calls == []
+
+
+async def test_a_bad_snapshot_leaves_the_pods_of_the_old_revision_untouched() -> None:
+    world = World()
+    await serve(world, rollout={"strategy": "Surge"})
+    before = world.cluster.read(POD)
+    world.apply(model=MODEL | {"manifestDigest": "sha256:" + "b" * 64}, rollout={"strategy": "Surge"})
+    await world.reconcile()
+    new = kubelet_pod(world.cluster.read(DEPLOYMENT), container="containerd://new", ready=False)
+    new["metadata"]["name"] = "reports-2"
+    words = "SNAPSHOT_INVALID: /model is not what its manifest says; missing: model.safetensors"
+    ended = {"terminated": {"exitCode": 13, "reason": "Error", "message": words}}
+    new["status"]["containerStatuses"][0].update(state=ended, started=False, restartCount=1)
+    world.cluster.write(new)
+    world.cluster.edit(
+        DEPLOYMENT,
+        lambda live: live["status"].update(observedGeneration=live["metadata"]["generation"], replicas=2),
+    )
+    world.cluster.forget_calls()
+    assert await world.reconcile() is None
+    assert world.cluster.read(POD) == before
+    assert world.cluster.verbs()["delete"] == 0
+    assert world.ready() == ("False", "SnapshotInvalid")
+    assert find_condition(world.status(), "Available")["status"] == "True"
+    verified = find_condition(world.status(), "SnapshotVerified")
+    assert (verified["status"], verified["reason"]) == ("False", "SnapshotInvalid")
+    assert "model.safetensors" in verified["message"]
+    (event,) = [event for event in world.cluster.all(Kind.EVENT) if event["reason"] == "SnapshotInvalid"]
+    assert event["type"] == "Warning"
 
 
 async def test_events_tell_of_transitions_alone() -> None:

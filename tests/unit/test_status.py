@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import derive_problem_status, derive_status, find_condition, is_same
 from qwenvl_operator.verdict import Facts, Verdict, judge
+from qwenvl_runtime.config import SnapshotReport
 
 CR = custom_resource()
 SHORT_SPEC = {"startup": {"budget": "5m"}}
@@ -55,6 +57,10 @@ STATES = {
     Reason.ENGINE_CRASHED: (facts(crashed("ENGINE_DIED: the engine ended with exit code 1")), "Stalled"),
     Reason.STARTUP_BUDGET_EXCEEDED: (facts(crashed("LOAD_TIMEOUT: the engine did not load")), "Stalled"),
     Reason.WARMUP_FAILED: (facts(crashed("WARMUP_FAILED: the warm-up was not done")), "Stalled"),
+    Reason.VERIFYING_SNAPSHOT: (
+        replace(facts(pod(CR)), progress={"reports-1": SnapshotReport(digest="sha256:1", bytes_total=2)}),
+        "Reconciling",
+    ),
     Reason.SNAPSHOT_INVALID: (facts(crashed("SNAPSHOT_INVALID: model.safetensors: wrong sha256")), "Stalled"),
     Reason.QUANTIZATION_MISMATCH: (facts(crashed("QUANTIZATION_MISMATCH: the snapshot is awq")), "Stalled"),
     Reason.OUT_OF_GPU_MEMORY: (

@@ -140,8 +140,22 @@ class Quantization(StrEnum):
     NONE = "none"
 
 
+class Verification(StrEnum):
+    CACHED = "Cached"
+    ALWAYS = "Always"
+
+
 class ModelSpec(Model):
     """Which model is served, and where its files are."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.verification == 'Cached' || self.manifestDigest != ''",
+                "verification: Always needs a manifestDigest to verify by",
+            )
+        )
+    )
 
     preset: Preset | None = None
     """Whose shapes the fit check takes. `custom` is another model of the architecture, which is not checked. Left out:
@@ -154,6 +168,9 @@ class ModelSpec(Model):
     manifest_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$", max_length=71)] = ""
     """Digest of the snapshot's manifest, as `qwenvl manifest create` prints it. When it is set, every file is verified
     before the engine starts, and nothing else is ever loaded. Empty verifies nothing."""
+    verification: Verification = Verification.CACHED
+    """`Cached`: files that have not changed since they were hashed, by all that the file system says of them, are not
+    hashed again; that is remembered in `runtime.cache`. `Always`: every start hashes them."""
     source: ModelSource
     """Where the weights are: exactly one member is set. Nothing is ever downloaded."""
 
@@ -483,6 +500,15 @@ class WarmupStatus(Model):
     """Median of the same request's answers after that."""
 
 
+class SnapshotStatus(Model):
+    """The snapshot that was verified last by the pinned manifest."""
+
+    digest: str
+    """The manifest's digest."""
+    verified_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When the hashing began that found every file to match."""
+
+
 class FitStatus(Model):
     """Whether the model fits the hardware: what was predicted, and what the engine reports."""
 
@@ -521,7 +547,9 @@ class QwenVLDeploymentStatus(Model):
     """URL of the OpenAI-compatible API inside the cluster."""
     warmup: WarmupStatus | None = None
     """The latest warm-up."""
+    snapshot: SnapshotStatus | None = None
+    """The verification of the snapshot."""
     fit: FitStatus | None = None
     """The fit check, and the engine's own report beside it."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))] = []
-    """Ready, Reconciling and Stalled (kstatus), and Available, Scheduled and WarmedUp."""
+    """Ready, Reconciling and Stalled (kstatus), and Available, Scheduled, SnapshotVerified and WarmedUp."""

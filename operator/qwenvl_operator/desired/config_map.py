@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from qwenvl_operator.api.quantity import parse_quantity
+from qwenvl_operator.api.v1alpha1 import Verification
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import ENGINE_STOP, PROPAGATION, Deadlines
 from qwenvl_operator.desired.child import child
@@ -84,7 +85,10 @@ def runtime_config(cr: CustomResource) -> str:
             extra_args=tuple(spec.engine.extra_args),
             quantization=spec.model.quantization,
         ),
-        snapshot=SnapshotConfig(manifest_digest=spec.model.manifest_digest),
+        snapshot=SnapshotConfig(
+            manifest_digest=spec.model.manifest_digest,
+            trust_marker=spec.model.verification is Verification.CACHED,
+        ),
         media=MediaConfig(
             max_images=spec.media.max_images,
             max_videos=spec.media.max_videos,
