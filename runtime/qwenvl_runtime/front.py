@@ -19,7 +19,7 @@ from qwenvl_runtime.connection import ClientConnection
 from qwenvl_runtime.errors import RequestError
 from qwenvl_runtime.exchange import Exchange
 from qwenvl_runtime.limits import Limits
-from qwenvl_runtime.logs import write_line
+from qwenvl_runtime.logs import add_line, flush_lines
 from qwenvl_runtime.media_fetch import MediaFetcher
 from qwenvl_runtime.metrics import Metrics
 from qwenvl_runtime.pages import Pages
@@ -30,6 +30,8 @@ from qwenvl_runtime.upstream import Pool
 
 WARMUP_HEADER = "X-QwenVL-Warmup"
 _BACKLOG = 1024
+_LOG_SECONDS = 0.1
+"""How long a line of the access log may wait, so that many go out with one write, and none before its answer."""
 # A client that vanished without a word is noticed within half a minute, so that the engine stops working for it.
 _VANISHED = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -59,6 +61,7 @@ class Front:
         self._metrics = Metrics(boot, self.count_in_flight, lambda: self.admission.tokens)
         self.count_refusal = self._metrics.refuse
         self.pages = Pages(boot, engine_socket, self._metrics)
+        self._log_flush: asyncio.TimerHandle | None = None
         self._server: asyncio.Server
         self._sweeper: asyncio.Task[None]
 
@@ -150,7 +153,9 @@ class Front:
         self._metrics.count(path or "other", status)
         if path and not ROUTES[path].relayed:
             return  # probes and scrapes, every few seconds
-        write_line(
+        if self._log_flush is None:
+            self._log_flush = asyncio.get_running_loop().call_later(_LOG_SECONDS, self._flush_log)
+        add_line(
             "access",
             "info",
             outcome,
@@ -163,6 +168,10 @@ class Front:
             seconds=round(time.monotonic() - exchange.began, 6),
             revision=self._boot.revision,
         )
+
+    def _flush_log(self) -> None:
+        self._log_flush = None
+        flush_lines()
 
     def _may_ask(self, head: RequestHead) -> bool:
         if self._boot.warmed:
