@@ -97,7 +97,7 @@ class RequestReader:
         headers = self._headers
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "http_version", "Use HTTP/1.1.")
+            raise RequestError(HTTPStatus.BAD_REQUEST, "http_version", "Use HTTP/1.1.")
         if self._ambiguous or (b"host" not in headers and version == "1.1"):
             raise bad_request("Host, Content-Length or Transfer-Encoding is missing or given twice.")
         length = _read_body_length(headers, version)

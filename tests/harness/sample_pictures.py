@@ -39,5 +39,15 @@ def build_png_bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + pixels + build_chunk(b"IEND", b"")
 
 
+def build_png_damaged_inside() -> bytes:
+    """Whole by all that can be seen from outside; the decoder fails in a way that vLLM takes for its own failure."""
+    png = encode("PNG", 300, 300)
+    start = png.index(b"IDAT") + 4
+    length = int.from_bytes(png[start - 8 : start - 4], "big")
+    first, second = png[start : start + length // 2], png[start + length // 2 : start + length]
+    pixels = build_chunk(b"IDAT", first) + build_chunk(b"\x00\x01\x02\x03", second)
+    return png[: start - 8] + pixels + build_chunk(b"IEND", b"")
+
+
 def data_url(data: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
