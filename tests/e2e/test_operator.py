@@ -10,10 +10,12 @@ from functools import partial
 import httpx
 import pytest
 
-from harness import images
+from harness import fake_engine, images
 from harness.installed import NAMESPACE, Installed, Object, chat, container_of, install, load, wait_until
 from harness.node import Node
 from qwenvl_operator.naming import GATE
+from qwenvl_runtime.manifest import FILE as MANIFEST
+from qwenvl_runtime.manifest import digest_of
 
 pytestmark = pytest.mark.timeout(600)
 NAME = "reports"
@@ -112,6 +114,29 @@ def test_a_pod_that_fits_nowhere_says_what_is_missing(product: Installed) -> Non
     assert "Insufficient nvidia.com/gpu" in scheduled["message"]
     product.node.set_gpus(2)
     product.wait_ready(NAME)
+
+
+def test_a_snapshot_that_is_not_what_was_pinned_leaves_the_old_pods_serving(product: Installed) -> None:
+    model = {"source": {"runtimeImage": {"path": "/opt/model"}}}
+    digest = digest_of((fake_engine.MODEL / MANIFEST).read_bytes())
+    product.apply(NAME, model={**model, "manifestDigest": digest}, rollout={"strategy": "Surge"})
+    product.wait_ready(NAME)
+    assert product.condition(NAME, "SnapshotVerified")["status"] == "True"
+    assert product.get(NAME)["status"]["snapshot"]["digest"] == digest
+    (old,) = product.pods(NAME)
+    command = ("python3", "-m", "qwenvl_operator.cli", "manifest", "verify", "/opt/model")
+    assert digest in product.node.kubectl("exec", old["metadata"]["name"], "--", *command)
+    product.patch(NAME, model={"manifestDigest": "sha256:" + "0" * 64})
+    product.wait_reason(NAME, "SnapshotInvalid")
+    verified = product.condition(NAME, "SnapshotVerified")
+    assert verified["status"] == "False"
+    assert f"{MANIFEST} has the digest {digest}, not sha256:000" in verified["message"]
+    assert container_of(old)["containerID"] in [container_of(pod)["containerID"] for pod in product.pods(NAME)]
+    assert chat(product.url(NAME), NAME).status_code == 200
+    product.patch(NAME, model={"manifestDigest": digest, "quantization": "fp8"})
+    product.wait_reason(NAME, "QuantizationMismatch")
+    assert "spec.model.quantization is fp8" in product.condition(NAME, "SnapshotVerified")["message"]
+    assert chat(product.url(NAME), NAME).status_code == 200
 
 
 def test_suspend_gives_the_pods_back_and_keeps_the_rest(product: Installed) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import fake_engine
 from qwenvl_operator import cli
 from qwenvl_runtime.manifest import FILE, Entry, Manifest, SnapshotError, digest_of, list_files
 
@@ -125,6 +126,10 @@ def test_create_prints_the_digest_that_verify_wants(folder: Path, capsys: pytest
     assert cli.main(["manifest", "verify", str(folder), "--digest", "sha256:" + SHA]) == 1
     assert "not sha256:000" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "extra", FILE]
+
+
+def test_the_simulated_engine_s_snapshot_has_its_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["manifest", "verify", str(fake_engine.MODEL)]) == 0, capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_gets_no_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

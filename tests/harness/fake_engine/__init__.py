@@ -10,3 +10,5 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKAGES = Path(__file__).parent
+MODEL = PACKAGES / "model"
+"""What its image has as a snapshot, with a manifest."""
