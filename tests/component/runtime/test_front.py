@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -769,6 +772,33 @@ async def test_the_log_shows_the_route_and_nothing_that_was_asked(
     assert [(line["route"], line["status"]) for line in lines] == [(CHAT, 200), ("other", 404), ("other", 400)]
     assert lines[0]["revision"] == "rev-1"
     assert lines[0]["bytes_in"] == 24
+
+
+class CountedOutput(io.RawIOBase):
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.news = asyncio.Event()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.writes.append(bytes(data))
+        self.news.set()
+        return len(data)
+
+
+async def test_lines_of_the_log_go_out_together(start_pod: StartPod, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = CountedOutput()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(output)))
+    pod = await start_pod()
+    client = await pod.connect()
+    for _ in range(20):
+        await client.ask(build_post())
+    while b"".join(output.writes).count(b"\n") < 20:
+        output.news.clear()
+        await output.news.wait()
+    assert len(output.writes) < 10
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
