@@ -27,7 +27,8 @@ _MESSAGE = {
     # An answer that a client sends back has it; the model does not read it.
     "annotations": items(128, mapping),
 }
-_TEXTS = ("refusal", "reasoning", "reasoning_content")
+_NAMES = frozenset(("name", "tool_call_id"))
+_TEXTS = frozenset(("refusal", "reasoning", "reasoning_content"))
 _PARTS = {
     "text": fields(type=anything, text=anything),
     "refusal": fields(type=anything, refusal=anything),
@@ -66,12 +67,10 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
         message["content"] = disarm(content)
     elif content is not None:
         message["content"] = _check_parts(join(param, "content"), content, media)
-    for name in ("name", "tool_call_id"):
-        if name in message:
-            message[name] = disarm(message[name])
-    for name in _TEXTS:
-        if name in message:
-            message[name] = disarm(_need_text(join(param, name), message[name]))
+    for name in _NAMES.intersection(message):
+        message[name] = disarm(message[name])
+    for name in _TEXTS.intersection(message):
+        message[name] = disarm(_need_text(join(param, name), message[name]))
     if "tool_calls" in message:
         path = join(param, "tool_calls")
         calls = enumerate(message["tool_calls"])

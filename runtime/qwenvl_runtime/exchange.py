@@ -40,6 +40,9 @@ class Exchange:
         self.request_id = request_id.choose_request_id(head.headers.get(_ID_HEADER) if head else None)
         self.began = time.monotonic()
         self._keep_alive = head is not None and head.keep_alive
+        route = ROUTES.get(head.path) if head is not None else None
+        self.relayed = route is not None and route.relayed
+        """Whether the engine answers it."""
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
         self._fetching: asyncio.Task[None] | None = None
@@ -48,10 +51,6 @@ class Exchange:
         self._status = 0
         self.received = 0
         self.sent = 0
-
-    @property
-    def relayed(self) -> bool:
-        return self.head is not None and self.head.path in ROUTES and ROUTES[self.head.path].relayed
 
     def start(self, body: bytes, last: bool) -> None:
         """The request is whole. `last`: no further one can be read from this connection."""

@@ -96,7 +96,7 @@ def check_fields(param: str, value: Any, known: Mapping[str, Check]) -> None:
         if check_field is None:
             raise bad_field("unsupported_field", join(param, name), "this field is not supported")
         if item is not None:
-            check_field(join(param, name), item)
+            check_field(f"{param}.{name}" if param else name, item)
 
 
 def join(param: str, name: str) -> str:

@@ -149,9 +149,9 @@ class Front:
     def record(self, exchange: Exchange, status: int, outcome: str) -> None:
         """Count and log an answered request; of what was asked only the route shows."""
         head = exchange.head
-        path = head.path if head is not None and head.path in ROUTES else ""
-        self._metrics.count(path or "other", status)
-        if path and not ROUTES[path].relayed:
+        route = head.path if head is not None and head.path in ROUTES else "other"
+        self._metrics.count(route, status)
+        if route != "other" and not exchange.relayed:
             return  # probes and scrapes, every few seconds
         if self._log_flush is None:
             self._log_flush = asyncio.get_running_loop().call_later(_LOG_SECONDS, self._flush_log)
@@ -161,7 +161,7 @@ class Front:
             outcome,
             request_id=exchange.request_id,
             method=head.method if head is not None else "",
-            route=path or "other",
+            route=route,
             status=status,
             bytes_in=exchange.received,
             bytes_out=exchange.sent,

@@ -26,7 +26,7 @@ class Slot:
     link: MediaLink
 
 
-@dataclass
+@dataclass(slots=True)
 class MediaCheck:
     """The media of one request, as they are met."""
 

@@ -22,12 +22,12 @@ class Metrics:
         self._in_flight = in_flight
         self._tokens = tokens
         self._refused: Counter[str] = Counter()
-        self._answered: Counter[tuple[str, str]] = Counter()
+        self._answered: Counter[tuple[str, int]] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def count(self, route: str, status: int) -> None:
-        self._answered[route, "499" if status == 499 else f"{status // 100}xx"] += 1
+        self._answered[route, status] += 1
 
     def refuse(self, code: str) -> None:
         self._refused[code] += 1
@@ -42,7 +42,10 @@ class Metrics:
             "Requests answered, by route and class of status; 499 stands for clients that left before their answer.",
             labels=("route", "status"),
         )
-        for labels, number in sorted(self._answered.items()):
+        classes: Counter[tuple[str, str]] = Counter()
+        for (route, status), number in self._answered.items():
+            classes[route, "499" if status == 499 else f"{status // 100}xx"] += number
+        for labels, number in sorted(classes.items()):
             requests.add_metric(labels, number)
         yield requests
         refused = CounterMetricFamily(

@@ -50,6 +50,8 @@ class RequestReader:
         if self._count > max_headers:
             raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "Too many headers.")
         self.head = self._build_head(upgrade)
+        if self.head.body_length is not None:
+            del self._parser  # which refers to this reader: without it, no garbage is left to be collected
 
     def feed_body(self, data: bytes) -> None:
         self._feed(data)

@@ -6,6 +6,7 @@ The engine is trusted to write HTTP as it should, so its heads are only cut at t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 import httptools
@@ -32,27 +33,31 @@ class ResponseHead:
 def read_response_head(raw: bytes, keep_chunks: bool = True) -> ResponseHead:
     """`raw` goes up to the empty line and holds it. Raises ValueError for what is no head."""
     first, *lines = raw[:-4].split(b"\r\n")
-    version, _, rest = first.partition(b" ")
-    if version != b"HTTP/1.1":
+    if not first.startswith(b"HTTP/1.1 "):
         raise ValueError("the engine does not speak HTTP/1.1")
-    status, length, chunked, keep_alive = int(rest[:3]), None, False, True
+    status, length, chunked, keep_alive = int(first[9:12]), None, False, True
     kept = []
     for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.lower()
+        name, value, passed = _read_line(line)
         if name == b"content-length":
             length = int(value)
         elif name == b"transfer-encoding":
-            chunked = value.strip().lower() == b"chunked"
-            if not keep_chunks:
-                continue
+            chunked = value.lower() == b"chunked"
+            passed = passed if keep_chunks else b""
         elif name == b"connection":
-            keep_alive = value.strip().lower() != b"close"
-        if name not in _DROPPED_HEADERS:
-            kept.append(line + b"\r\n")
+            keep_alive = value.lower() != b"close"
+        kept.append(passed)
     if status in _BODILESS:
         length = 0
     return ResponseHead(status, b"".join(kept), None if chunked else length, chunked, keep_alive)
+
+
+@lru_cache(maxsize=256)
+def _read_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Name, value, and the line as it is passed on; an engine's heads are made of the same few lines."""
+    name, _, value = line.partition(b":")
+    name = name.lower()
+    return name, value.strip(), b"" if name in _DROPPED_HEADERS else line + b"\r\n"
 
 
 class Chunks:

@@ -38,10 +38,11 @@ def check_request(head: RequestHead, limits: Limits) -> Route:
         allow = (("Allow", route.method),)
         raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"Use {route.method}.", allow)
     limits.check_body(head.body_length or 0)
-    if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    headers = head.headers
+    if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
         message = "Send the body without Content-Encoding."
         raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content_encoding", message)
-    if head.headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+    if b"expect" in headers and headers[b"expect"].lower() != b"100-continue":
         message = "Nothing but 100-continue can be expected."
         raise RequestError(HTTPStatus.EXPECTATION_FAILED, "expectation_failed", message)
     return route
