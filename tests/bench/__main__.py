@@ -9,10 +9,12 @@ from bench.clients import BadAnswerError
 from bench.hashing import run_hashing
 from bench.relay import run_relay
 from bench.report import PAGE, place
+from bench.start import run_start
+from bench.tokens import run_tokens
 from harness.errors import HarnessError
 from harness.progress import say
 
-PARTS = {"relay": run_relay, "hashing": run_hashing}
+PARTS = {"relay": run_relay, "tokens": run_tokens, "start": run_start, "hashing": run_hashing}
 
 
 def main() -> int:

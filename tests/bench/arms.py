@@ -30,7 +30,7 @@ from qwenvl_runtime.config import SCRATCH_DIRECTORY, RuntimeConfig
 DIRECT, HAPROXY, LITELLM, OURS = "direct", "HAProxy", "LiteLLM", "qwenvl"
 MODEL = "m"
 LITELLM_VERSION = "1.108.7"
-_START_S = 120
+_START_S = 300
 _Begun = TypeVar("_Begun")
 
 
