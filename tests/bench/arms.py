@@ -22,6 +22,7 @@ from harness.cache import cache_folder, locked
 from harness.commands import run
 from harness.errors import HarnessError
 from harness.fake_engine import PACKAGES
+from harness.ports import free_port
 from harness.progress import step
 from harness.runtime_process import build_config, kill_tree
 from harness.tiny_model import snapshot
@@ -193,9 +194,3 @@ def process(
 def listens(port: int) -> Literal[True] | None:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0 or None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from harness.ports import free_port
 
 T = TypeVar("T")
 RUNTIME_IMAGE = "registry.local/runtime:1"
@@ -47,13 +48,6 @@ def rest(count: Callable[[], int], who: str, span: float = 3.0) -> None:
         return time.monotonic() - since > span
 
     eventually(is_still, f"{who} rests")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class OperatorProcess:

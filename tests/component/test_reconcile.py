@@ -301,17 +301,21 @@ async def test_somebody_elses_object_is_not_taken_over() -> None:
     assert world.ready() == ("False", "Applying")
 
 
-async def test_a_refused_write_is_said_with_the_call() -> None:
-    world = World()
-    world.apply()
-    refusal = ApiError(403, "Forbidden", "cannot patch services", call="patch services ai/reports")
-    world.cluster.faults[6] = Fault(refusal)
+async def reconcile_refused(world: World, number: int, call: str) -> None:
+    """The API server forbids the call of this number, and status says which it was."""
+    world.cluster.faults[number] = Fault(ApiError(403, "Forbidden", f"cannot {call}", call=call))
     with pytest.raises(ApiError):
         await world.reconcile()
     stalled = find_condition(world.status(), "Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "ApplyRefused")
-    assert "patch services ai/reports" in stalled["message"]
+    assert call in stalled["message"]
     world.cluster.faults.clear()
+
+
+async def test_a_refused_write_is_said_with_the_call() -> None:
+    world = World()
+    world.apply()
+    await reconcile_refused(world, 6, "patch services ai/reports")
     await world.reconcile()
     assert world.ready() == ("False", "Applying")
 
@@ -324,15 +328,8 @@ async def test_a_gate_that_may_not_be_written_is_said_with_the_call_and_the_rest
     world.reports[POD.name] = report(world.resource())
     world.apply(replicas=2)
     world.cluster.forget_calls()
-    refusal = ApiError(403, "Forbidden", "cannot patch pods/status", call="patch pods/status ai/reports-1")
-    world.cluster.faults[1] = Fault(refusal)
-    with pytest.raises(ApiError):
-        await world.reconcile()
-    stalled = find_condition(world.status(), "Stalled")
-    assert (stalled["status"], stalled["reason"]) == ("True", "ApplyRefused")
-    assert "patch pods/status ai/reports-1" in stalled["message"]
+    await reconcile_refused(world, 1, "patch pods/status ai/reports-1")
     assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 2
-    world.cluster.faults.clear()
     await world.reconcile()
     assert condition(world.cluster.read(POD), GATE)["status"] == "True"
     assert find_condition(world.status(), "Stalled")["status"] == "False"

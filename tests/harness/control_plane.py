@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from harness.certificates import Authority
 from harness.cluster import Cluster
 from harness.errors import HarnessError
 from harness.pid_one import answers
+from harness.ports import free_port
 
 _START_S = 60.0
 # They end with the process that started them, however that ends.
@@ -34,7 +34,7 @@ def running() -> Iterator[Cluster]:
         # Not by TemporaryDirectory: a process that still writes while it is removed would make that fail.
         state = Path(tempfile.mkdtemp(prefix="qwenvl-"))
         stack.callback(shutil.rmtree, state, ignore_errors=True)
-        plane = components.ControlPlane(state, "127.0.0.1", _free_port(), "10.199.0.0/24", has_nodes=False)
+        plane = components.ControlPlane(state, "127.0.0.1", free_port(), "10.199.0.0/24", has_nodes=False)
         _write_files(plane)
         _start(stack, plane, "etcd", components.etcd(plane, programs["etcd"]))
         server = _start(stack, plane, "apiserver", components.apiserver(plane, programs["kube-apiserver"]))
@@ -81,9 +81,3 @@ def _wait_ready(plane: components.ControlPlane, server: subprocess.Popen[bytes])
             logs = [(plane.state / f"{name}.log").read_text().splitlines()[-5:] for name in ("etcd", "apiserver")]
             raise ControlPlaneError("\n".join(["The apiserver is not ready:", *(line for log in logs for line in log)]))
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

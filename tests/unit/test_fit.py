@@ -79,6 +79,11 @@ def test_whole_experts_on_each_gpu_need_no_narrow_blocks() -> None:
     assert fit_of(accelerator={"model": "A10-24G", "count": 4}, engine={"extraArgs": ["--enable-expert-parallel"]}).fits
 
 
+@pytest.mark.parametrize("given", [["--kv-cache-dtype=fp8"], ["--seed", "1", "--kv-cache-dtype", "fp8_e4m3"]])
+def test_an_fp8_cache_holds_twice_as_many_tokens(given: list[str]) -> None:
+    assert fit_of(engine={"extraArgs": given}).kv_tokens == pytest.approx(2 * fit_of().kv_tokens, abs=32)
+
+
 demands = st.builds(
     Demand,
     weights=st.sampled_from(list(FORMATS)),

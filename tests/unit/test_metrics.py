@@ -9,16 +9,10 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.ports import free_port
 from qwenvl_operator.errors import StartError
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.objects import Kind
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def test_what_was_counted_is_served() -> None:

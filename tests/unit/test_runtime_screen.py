@@ -160,6 +160,7 @@ def test_absurd_values_are_refused(name: str, value: Any) -> None:
         ({"role": "user", "content": [{"type": "image_url", "image_url": PNG}]}, ".content[0].image_url"),
         ({"role": "user", "content": [picture(fps=1)]}, ".content[0].image_url.fps"),
         ({"role": "user", "content": [picture(detail="most")]}, ".content[0].image_url.detail"),
+        # The helper takes text alone; that something else is refused is what is tested.
         ({"role": "user", "content": [picture(url=[])]}, ".content[0].image_url.url"),  # type: ignore[arg-type]
         ({"role": "user", "content": [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}]},
          ".content[0].video_url.url"),

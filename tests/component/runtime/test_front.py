@@ -69,6 +69,7 @@ async def start_pod(tmp_path: Path) -> AsyncIterator[StartPod]:
         async def start(act: Act = give_answer, phase: Phase = Phase.SERVING, **limits: float) -> Pod:
             engine = await stack.enter_async_context(ScriptedEngine(tmp_path / "e.sock", act).running())
             boot = Boot("rev-1", phase=phase, warmed=phase is Phase.SERVING)
+            # Fields of several types by their names, of which mypy sees only the union.
             front = Front(boot, engine.socket, Limits(**{"body_bytes": 100_000, **limits}), build_config())  # type: ignore[arg-type]
             front.screen = LetThrough()
             port = await front.open(0)
