@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qwenvl_operator.presets import ACCELERATORS, FORMATS, GIB, QWEN3_VL_30B_A3B, Accelerator, Format, Shapes, kernel
+from qwenvl_runtime.config import PICTURE_MARKS, PIXELS_PER_TOKEN
 
-PIXELS_PER_TOKEN = 32 * 32
-PICTURE_MARKS = 2
-MAX_PICTURE_PIXELS = 16_777_216
 # CUDA's context, CUDA graphs, and the activations of one step of the decoder.
 BASE_OVERHEAD = 0.89
 # The vision encoder, at the profile's largest picture, for each of its tokens.
@@ -74,7 +72,7 @@ def check(demand: Demand, gpu: Accelerator, shapes: Shapes = QWEN3_VL_30B_A3B) -
             f"{fit.kv_tokens:,} tokens of KV cache, {fit.kv_tokens / demand.max_model_len:.1f} of the longest requests"
         )
         return replace(fit, message=f"{_name(demand, gpu)}: {room}.", warnings=tuple(_warn(demand, gpu, fit)))
-    nearest = _find_nearest(demand, gpu, shapes)
+    nearest = _find_nearest(demand, gpu, fit.kv_tokens, shapes)
     advice = f" What would: {'; or '.join(nearest)}." if nearest else ""
     return replace(fit, fits=False, message=f"{_name(demand, gpu)}: {problem}.{advice}")
 
@@ -125,7 +123,7 @@ def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) ->
     if part % block and gpu.capability < 89:
         return (
             f"{demand.count} parts of an expert ({part} wide) are not made of whole {block}-wide blocks, which the "
-            f"kernels of this generation need; add --enable-expert-parallel to engine.extraArgs"
+            "kernels of this generation need; add --enable-expert-parallel to engine.extraArgs"
         )
     usable = gpu.memory * demand.utilization
     if not fit.kv_tokens:
@@ -141,16 +139,16 @@ def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) ->
     return ""
 
 
-def _find_nearest(demand: Demand, gpu: Accelerator, shapes: Shapes) -> list[str]:
-    """One change of each kind that makes it fit, the smallest first."""
+def _find_nearest(demand: Demand, gpu: Accelerator, kv_tokens: int, shapes: Shapes) -> list[str]:
+    """One change of each kind that makes it fit, the smallest first; `kv_tokens` is what there is room for as it is."""
 
-    def works(changed: Demand, on: Accelerator = gpu) -> bool:
+    def works(changed: Demand, on: Accelerator) -> bool:
         return not _find_problem(changed, on, _measure(changed, on, shapes), shapes)
 
     def first(changes: Iterator[tuple[str, Demand, Accelerator]]) -> list[str]:
         return [next((text for text, changed, on in changes if works(changed, on)), "")]
 
-    shorter = _measure(demand, gpu, shapes).kv_tokens // 1024 * 1024
+    shorter = kv_tokens // 1024 * 1024
     shortest = picture_tokens(demand.max_pixels) + 1024
     lengths = [replace(demand, max_model_len=shorter)] if shortest <= shorter < demand.max_model_len else []
     found = first((f"engine.maxModelLen: {each.max_model_len}", each, gpu) for each in lengths)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from qwenvl_operator.api.v1alpha1 import KIND
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import InvalidSpec
-from qwenvl_operator.fit import COUNTS, Demand, Fit, check
+from qwenvl_operator.fit import COUNTS, Demand, check
 from qwenvl_operator.fitness import check_spec
 from qwenvl_operator.presets import ACCELERATORS, FORMATS
 
@@ -53,24 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def build_table() -> Iterator[str]:
     """KV tokens by accelerator, GPUs and weight format; a dash where that does not fit."""
-    demand = TABLE_DEMAND
     yield f"| GPUs | {' | '.join(FORMATS)} |"
     yield "| --- |" + " ---: |" * len(FORMATS)
     for gpu in ACCELERATORS.values():
         for count in COUNTS[:3]:
-            fits = [check(_with(demand, weights, count), gpu) for weights in FORMATS]
+            fits = [check(replace(TABLE_DEMAND, weights=weights, count=count), gpu) for weights in FORMATS]
             cells = [f"{fit.kv_tokens:,}" if fit.fits else "-" for fit in fits]
             yield f"| {count}x {gpu.name} | {' | '.join(cells)} |"
-
-
-def _with(demand: Demand, weights: str, count: int) -> Demand:
-    return Demand(
-        weights=weights,
-        count=count,
-        max_model_len=demand.max_model_len,
-        max_num_seqs=demand.max_num_seqs,
-        max_pixels=demand.max_pixels,
-    )
 
 
 def _read(name: str) -> list[Any]:
@@ -98,11 +88,7 @@ def _judge(resource: dict[str, Any]) -> dict[str, Any]:
         "kernel": fit.kernel,
     }
     verdict = {"name": name, "fits": fit.fits, "message": fit.message, "warnings": list(fit.warnings)}
-    return {**verdict, **numbers} if _has_numbers(fit) else verdict
-
-
-def _has_numbers(fit: Fit) -> bool:
-    return fit.weights > 0
+    return {**verdict, **numbers} if fit.weights else verdict
 
 
 def _describe(verdict: dict[str, Any]) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
 from qwenvl_operator.fit import Demand, Fit, check
 from qwenvl_operator.presets import find_accelerator
+from qwenvl_runtime.arguments import find_option
 from qwenvl_runtime.config import EngineReport
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -43,7 +42,7 @@ def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
 
 
 def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
-    kv_type = _option(spec.engine.extra_args, "--kv-cache-dtype")
+    kv_type = find_option(spec.engine.extra_args, "--kv-cache-dtype") or ""
     return Demand(
         weights=spec.model.quantization or "fp8",
         count=spec.hardware.accelerator.count,
@@ -60,17 +59,7 @@ def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
 def derive_fit(spec: QwenVLDeploymentSpec, report: EngineReport | None, known: FitStatus | None) -> FitStatus:
     """What status says. `report` is the engine's, if it was read in this pass; else what is `known` of it stays."""
     predicted = check_spec(spec)
-    if report is None and known is not None:
-        report = (
-            EngineReport(
-                kv_cache_tokens=known.engine_kv_cache_tokens,
-                attention_backend=known.attention_backend,
-                cuda_graphs=bool(known.cuda_graphs),
-                compiled=bool(known.compiled),
-            )
-            if known.cuda_graphs is not None
-            else None
-        )
+    report = report or _known_report(known)
     tokens = predicted.kv_tokens if isinstance(predicted, Fit) and predicted.fits else None
     reported = report.kv_cache_tokens if report else None
     return FitStatus(
@@ -82,6 +71,17 @@ def derive_fit(spec: QwenVLDeploymentSpec, report: EngineReport | None, known: F
         cuda_graphs=report.cuda_graphs if report else None,
         compiled=report.compiled if report else None,
         warnings=_warnings(spec, predicted, report, tokens),
+    )
+
+
+def _known_report(known: FitStatus | None) -> EngineReport | None:
+    if known is None or known.cuda_graphs is None:
+        return None
+    return EngineReport(
+        kv_cache_tokens=known.engine_kv_cache_tokens,
+        attention_backend=known.attention_backend,
+        cuda_graphs=known.cuda_graphs,
+        compiled=bool(known.compiled),
     )
 
 
@@ -111,13 +111,3 @@ def _warnings(
 
 def _refuse(message: str) -> Fit:
     return Fit(fits=False, message=f"{message}.", weights=0, encoder=0, overhead=0, kv_tokens=0, pictures=0, kernel="")
-
-
-def _option(arguments: list[str], name: str) -> str:
-    """The value of an option, as `--name=value` or as two arguments."""
-    for argument, following in pairwise([*arguments, ""]):
-        if argument == name:
-            return following
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, SnapshotStatus, WarmupStatus
 from qwenvl_operator.custom_resource import CustomResource
@@ -19,6 +19,7 @@ from qwenvl_operator.verdict import Facts, Verdict, judge, living_pods, ready_po
 from qwenvl_runtime.config import WarmupReport
 
 Status = dict[str, Any]
+_Part = TypeVar("_Part", bound=BaseModel)
 
 
 def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
@@ -30,7 +31,7 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
     previous = observed.cr.get("status", {})
     warmup = _warmup(report) or previous.get("warmup")
     reports = [*facts.progress.values(), *([report.snapshot] if report and report.snapshot else ())]
-    snapshot = derive_snapshot(cr.spec.model.manifest_digest, reports, _known_snapshot(previous))
+    snapshot = derive_snapshot(cr.spec.model.manifest_digest, reports, _known(SnapshotStatus, previous, "snapshot"))
     verified = judge_snapshot(cr, living_pods(observed), facts.progress, snapshot)
     verdict = judge(facts)
     said = {
@@ -52,20 +53,16 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
     return {**status, "warmup": warmup} if warmup else status
 
 
-def _known_snapshot(previous: Status) -> SnapshotStatus | None:
-    try:
-        return SnapshotStatus.model_validate(previous["snapshot"])
-    except (KeyError, ValidationError):
-        return None
-
-
 def known_fit(previous: Status, revision: str) -> FitStatus | None:
     """What was said of the fit of this very revision."""
-    if previous.get("revision") != revision or "fit" not in previous:
-        return None
+    return _known(FitStatus, previous, "fit") if previous.get("revision") == revision else None
+
+
+def _known(part: type[_Part], previous: Status, name: str) -> _Part | None:
+    """A part of the status that was written before, None if there is none that can be read."""
     try:
-        return FitStatus.model_validate(previous["fit"])
-    except ValidationError:
+        return part.model_validate(previous[name])
+    except (KeyError, ValidationError):
         return None
 
 

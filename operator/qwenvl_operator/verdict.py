@@ -160,8 +160,7 @@ def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
             return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
         return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
     again = f" It has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
-    started = any(item.get("started") for item in pod["status"].get("containerStatuses", ()))
-    if started:
+    if not state.is_loading:
         return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.{again}")
     stalled = state.restarts >= CRASHES_BEFORE_STALLED
     report = facts.progress.get(name)

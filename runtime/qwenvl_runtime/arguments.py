@@ -1,4 +1,5 @@
-"""Which engine arguments a user may not add: those that the operator sets itself and those that would open the pod.
+"""A user's own engine arguments: how one is read, and which may not be added, because the operator sets them itself or
+they would open the pod.
 
 The operator checks the CR with it, the runtime its own configuration. Only the standard library may be imported here.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 OWNED = {
     "--allowed-media-domains": "pictures come inline only",
@@ -85,6 +87,19 @@ SHORT_OPTIONS = ("-ac", "-cc", "-ep", "-q", "-sc")
 WHOLE_FLAGS = ("--reasoning-parser",)
 
 _NUMBER = re.compile(r"-\.?\d")
+
+
+def find_option(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option, given as `--name=value` or as two arguments; None if it is not there.
+
+    >>> find_option(["--seed", "1", "-q=fp8"], "--quantization", "-q"), find_option(["--seed", "1"], "-q")
+    ('fp8', None)
+    """
+    for argument, following in pairwise([*arguments, ""]):
+        name, _, value = argument.partition("=")
+        if name in names:
+            return value or following
+    return None
 
 
 def refused_arguments(extra_args: Sequence[str]) -> list[str]:

@@ -28,6 +28,8 @@ BOOT_ID_HEADER = "X-QwenVL-Boot-Id"
 # limit could not be kept. One token stands for 32x32 pixels.
 MIN_PIXELS = 65536
 PIXELS_PER_TOKEN = 32 * 32
+PICTURE_MARKS = 2
+"""Tokens around a picture's own: where it starts, and where it ends."""
 
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Lock
@@ -47,12 +47,8 @@ def hash_files(files: Mapping[str, Path], progress: Progress) -> dict[str, str |
 
     # The largest first: otherwise the last thread might begin with it when all others are done.
     names = sorted(files, key=size, reverse=True)
-    return dict(zip(names, _map(names, files, progress), strict=True))
-
-
-def _map(names: list[str], files: Mapping[str, Path], progress: Progress) -> Iterable[str | OSError]:
     with ThreadPoolExecutor(_THREADS, "hash") as pool:
-        return list(pool.map(lambda name: _hash(files[name], progress), names))
+        return dict(zip(names, pool.map(lambda name: _hash(files[name], progress), names), strict=True))
 
 
 def _hash(path: Path, progress: Progress) -> str | OSError:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwenvl_runtime.config import MIN_PIXELS, PIXELS_PER_TOKEN, MediaConfig
+from qwenvl_runtime.config import MIN_PIXELS, PICTURE_MARKS, PIXELS_PER_TOKEN, MediaConfig
 from qwenvl_runtime.errors import bad_field
 from qwenvl_runtime.media_hosts import MediaHosts, MediaLink
 from qwenvl_runtime.picture_header import MEDIA_TYPES, Base64Source, PictureError, Source, read_header
 
 # The model's preprocessor refuses longer strips than this.
 MAX_RATIO = 200
-_MARKS = 2  # tokens around a picture
 _VIDEO_TYPES = ("video/mp4", "video/webm")
 _QUOTED = 40
 
@@ -51,7 +50,7 @@ class MediaCheck:
             self.tokens += self.measure(param, _open(param, url, start), media_type)[1]
         elif len(url) <= self.hosts.longest and (link := self.hosts.find(url)):
             self.slots.append(Slot(param, holder, link))
-            self.tokens += self.limits.max_pixels // PIXELS_PER_TOKEN + _MARKS
+            self.tokens += self.limits.max_pixels // PIXELS_PER_TOKEN + PICTURE_MARKS
         else:
             raise bad_field("media_not_allowed", param, self._explain())
 
@@ -83,7 +82,7 @@ class MediaCheck:
             message = f"a picture of {width}x{height} is too long: at most {MAX_RATIO} times its width or height"
             raise bad_field("media_limit", param, message)
         seen = min(max(width * height, MIN_PIXELS), self.limits.max_pixels)
-        return media_type, seen // PIXELS_PER_TOKEN + _MARKS
+        return media_type, seen // PIXELS_PER_TOKEN + PICTURE_MARKS
 
     def _explain(self) -> str:
         forms = f"pictures come inline, as data:image/...;base64,... of {', '.join(MEDIA_TYPES)}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
+
+from qwenvl_runtime.arguments import find_option
 
 NONE = "none"
 _BY_METHOD = {
@@ -61,12 +62,10 @@ def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _plain(extra_args: Sequence[str]) -> Format:
-    for argument, following in pairwise([*extra_args, ""]):
-        flag, _, value = argument.partition("=")
-        if flag in ("--quantization", "-q"):
-            asked = value or following
-            return Format(_names(_ONLINE.get(asked.partition("_")[0])), f"plain weights, quantized as {asked} on load")
-    return Format(_names(NONE), "no quantization")
+    asked = find_option(extra_args, "--quantization", "-q")
+    if asked is None:
+        return Format(_names(NONE), "no quantization")
+    return Format(_names(_ONLINE.get(asked.partition("_")[0])), f"plain weights, quantized as {asked} on load")
 
 
 def _compressed_tensors(section: Mapping[str, Any]) -> Format:

@@ -38,7 +38,7 @@ class Asked:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the prompt has, times the answers that are asked for."""
+        """About how many tokens the prompt has."""
         return self.text_bytes // _BYTES_PER_TOKEN + self.media.tokens
 
     def write(self) -> bytes:
