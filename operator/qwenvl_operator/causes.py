@@ -10,6 +10,7 @@ from qwenvl_operator.reasons import Reason
 # The names with which the runtime's last words begin.
 _LAST_WORDS = {
     "ENGINE_DIED": Reason.ENGINE_CRASHED,
+    "ENGINE_FROZEN": Reason.ENGINE_FROZEN,
     "LOAD_TIMEOUT": Reason.STARTUP_BUDGET_EXCEEDED,
     "WARMUP_FAILED": Reason.WARMUP_FAILED,
     "SNAPSHOT_INVALID": Reason.SNAPSHOT_INVALID,

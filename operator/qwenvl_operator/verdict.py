@@ -10,6 +10,7 @@ from qwenvl_operator.causes import SNAPSHOT_FAULTS, crash_reason, refusal_reason
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
+from qwenvl_operator.gate import is_open
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.pods import (
@@ -160,6 +161,12 @@ def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
             return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
         return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
     again = f" It has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
+    if not state.is_loading and is_open(pod):
+        message = (
+            f"Pod {name} was warm and is not ready any more: its engine makes no progress, or the container is too busy"
+            " to answer its probe. If the engine does not go on, its container is restarted within a minute."
+        )
+        return Verdict(Reason.READINESS_LOST, message)
     if not state.is_loading:
         return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.{again}")
     stalled = state.restarts >= CRASHES_BEFORE_STALLED

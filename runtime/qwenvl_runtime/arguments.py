@@ -16,6 +16,7 @@ OWNED = {
     "--api-server-count": "one API server per pod, so that the warm-up reaches it",
     "--config": "a file could set any other argument",
     "--disable-fastapi-docs": "set by the operator",
+    "--disable-log-stats": "the watchdog sees by them that the engine works",
     "--disable-uvicorn-access-log": "set by the operator",
     "--enforce-eager": "set spec.engine.cudaGraphs",
     "--fingerprint-mode": "set by the operator",

@@ -17,6 +17,8 @@ class Phase(StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     SERVING = "serving"
+    FROZEN = "frozen"
+    """It served, and the engine makes no progress: no traffic until it does, or the end."""
     DRAINING = "draining"
     FAILED = "failed"
 
@@ -35,6 +37,8 @@ class Boot:
     engine: EngineReport | None = None
     read_snapshot: Callable[[], SnapshotReport | None] = lambda: None
     """How far its verification is, at any moment."""
+    silence: float = 0.0
+    """Seconds since the engine was last seen to make progress."""
     reason: str = "the snapshot is being checked"
 
     def report(self) -> WarmupReport:

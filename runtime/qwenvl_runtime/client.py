@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,14 @@ _READ_SIZE = 1 << 16
 class Answer:
     status: int
     body: bytes
+
+
+async def ask(socket: Path, path: str, patience: float) -> Answer | None:
+    """GET from the engine; None where it does not answer within `patience` seconds."""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(patience):
+            return await fetch(socket, "GET", path)
+    return None
 
 
 async def fetch(

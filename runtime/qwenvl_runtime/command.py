@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from qwenvl_runtime.arguments import refused_arguments
 from qwenvl_runtime.config import CONFIG_DIRECTORY, CONFIG_FILE, PORT, RuntimeConfig
+from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import set_up_logging
-from qwenvl_runtime.server import Ending, ExitCode, Server
+from qwenvl_runtime.server import Server
 
 _LAST_WORDS_LIMIT = 2048
 _SPARE_FILES = 512

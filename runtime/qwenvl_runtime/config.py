@@ -95,6 +95,20 @@ class WarmupConfig(Frozen):
     budget: Seconds
 
 
+class WatchdogConfig(Frozen):
+    """When an engine that shows no progress counts as frozen. Out of rotation after `quiet` and `answer`, in less than
+    a minute, and ended after `recovery` too, before the liveness probe would do that without words."""
+
+    interval: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds between two looks."""
+    quiet: Seconds = 20.0
+    """How long nothing may move before a request for one token is sent."""
+    answer: Seconds = 15.0
+    """How long that may take: more than the longest step of the engine, late compilation included."""
+    recovery: Seconds = 10.0
+    """How long the engine gets after readiness was closed."""
+
+
 class DrainConfig(Frozen):
     """What happens between SIGTERM and the end of the container."""
 
@@ -116,6 +130,7 @@ class RuntimeConfig(Frozen):
     media: MediaConfig
     queue: QueueConfig = QueueConfig()
     warmup: WarmupConfig
+    watchdog: WatchdogConfig = WatchdogConfig()
     drain: DrainConfig
     startup_budget: Seconds
     """How long loading may take before the runtime gives up and says so."""

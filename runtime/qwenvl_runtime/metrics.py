@@ -62,6 +62,11 @@ class Metrics:
         yield GaugeMetricFamily(
             f"{PREFIX}_in_flight_prompt_tokens", "About how many tokens their prompts have.", self._tokens()
         )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_engine_silence_seconds",
+            "How long the engine has shown no progress. Above 35 readiness is closed, at 45 the container ends.",
+            boot.silence,
+        )
         phase = GaugeMetricFamily(f"{PREFIX}_phase", "1 for the phase that the process is in.", labels=("phase",))
         for known in type(boot.phase):
             phase.add_metric((known,), known is boot.phase)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from qwenvl_runtime.boot import Boot, Phase
-from qwenvl_runtime.client import Answer, fetch
+from qwenvl_runtime.client import ask
 from qwenvl_runtime.metrics import CONTENT_TYPE, Metrics
 
 _ENGINE_PATIENCE = 5.0
@@ -49,16 +47,10 @@ class Pages:
     async def _is_engine_healthy(self) -> bool:
         if self._boot.phase in (Phase.VERIFYING, Phase.LOADING, Phase.FAILED):
             return False
-        answer = await self._ask_engine("/health")
+        answer = await ask(self._engine_socket, "/health", _ENGINE_PATIENCE)
         return answer is not None and answer.status == HTTPStatus.OK
 
     async def _collect_metrics(self) -> bytes:
-        answer = await self._ask_engine("/metrics")
+        answer = await ask(self._engine_socket, "/metrics", _ENGINE_PATIENCE)
         engines = answer.body if answer is not None and answer.status == HTTPStatus.OK else b""
         return engines + self._metrics.render()
-
-    async def _ask_engine(self, path: str) -> Answer | None:
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_ENGINE_PATIENCE):
-                return await fetch(self._engine_socket, "GET", path)
-        return None

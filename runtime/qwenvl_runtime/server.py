@@ -9,8 +9,6 @@ import shutil
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from http import HTTPStatus
 from itertools import chain, repeat
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.client import fetch
 from qwenvl_runtime.config import CACHE_DIRECTORY, SCRATCH_DIRECTORY, RuntimeConfig
+from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.engine import Engine, build_arguments, build_environment, reap_orphans
 from qwenvl_runtime.engine_logs import EngineLog
 from qwenvl_runtime.front import Front
@@ -26,33 +25,15 @@ from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import log_loop_error, write_line
 from qwenvl_runtime.manifest import SnapshotError
 from qwenvl_runtime.snapshot import QuantizationMismatchError, Snapshot
+from qwenvl_runtime.vigil import Vigil
 from qwenvl_runtime.warmup import Ask, Shot, WarmupError, ask_port, fire, prepare_shots
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_WATCH_SECONDS = 2.0
-_WATCH_PATIENCE_SECONDS = 10.0
-_WATCH_FAILURES = 2
 _RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
 _CANCEL_SECONDS = 4.0
 _FLUSH_SECONDS = 1.0
-
-
-class ExitCode(IntEnum):
-    STOPPED = 0
-    BAD_CONFIG = 2
-    ENGINE_DIED = 10
-    LOAD_TIMEOUT = 11
-    WARMUP_FAILED = 12
-    SNAPSHOT_INVALID = 13
-    QUANTIZATION_MISMATCH = 14
-
-
-@dataclass(frozen=True)
-class Ending:
-    code: ExitCode
-    message: str
 
 
 class Server:
@@ -164,7 +145,9 @@ class Server:
             budget = self._config.warmup.budget
             message = f"the warm-up was not done within warmup.budget ({budget:g} s): {self._boot.reason}"
             return Ending(ExitCode.WARMUP_FAILED, message)
-        return await self._watch()
+        front = self._front
+        vigil = Vigil(self._socket, self._boot, self._config, lambda: front.pool.received, front.count_in_flight)
+        return await vigil.keep(lambda: reap_orphans(self._engine.pid))
 
     async def _wait_healthy(self) -> None:
         # Nothing tells when the engine starts to listen, so it is asked, cheaply and often.
@@ -201,17 +184,6 @@ class Server:
         boot.warmed = True
         boot.phase = Phase.SERVING
         logger.info("ready: the warm-up took %.1f s", boot.stages["warmup"])
-
-    async def _watch(self) -> Ending:
-        """An API server may outlive its engine, refusing connections or its own health: that is a death too."""
-        sick = 0
-        while sick < _WATCH_FAILURES:
-            await asyncio.sleep(_WATCH_SECONDS)
-            reap_orphans(self._engine.pid)
-            with suppress(TimeoutError):  # slow is not dead
-                async with asyncio.timeout(_WATCH_PATIENCE_SECONDS):
-                    sick = 0 if await self._is_healthy() else sick + 1
-        return Ending(ExitCode.ENGINE_DIED, "the engine says that it is dead, or takes no connections any more")
 
     async def _mourn(self, code: int) -> Ending:
         """The engine is gone: let its clients read that, then end."""

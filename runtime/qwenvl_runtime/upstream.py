@@ -33,6 +33,8 @@ class Pool:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self._idle: deque[EngineConnection] = deque()
+        self.received = 0
+        """Bytes that the engine has sent: whoever watches it sees that it moves."""
 
     def take(self) -> EngineConnection | None:
         return self._idle.pop() if self._idle else None
@@ -155,6 +157,7 @@ class EngineConnection(asyncio.Protocol):
         if self._listener is None:
             self._transport.abort()
             return
+        self._pool.received += len(data)
         try:
             if self._head is None:
                 self._read_head(data, self._listener)

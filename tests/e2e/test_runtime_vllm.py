@@ -16,6 +16,7 @@ import pytest
 from harness.runtime_process import RuntimeProcess, build_config, list_children, running, starts
 from harness.sample_pictures import build_png_damaged_inside, data_url
 from harness.tiny_model import charts, snapshot
+from qwenvl_runtime.config import RuntimeConfig
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
@@ -162,6 +163,30 @@ async def test_the_death_of_the_api_server_takes_its_children_along(tmp_path: Pa
         os.kill(find_process(runtime.process.pid, "vllm.entrypoints"), signal.SIGKILL)
         assert await runtime.end() == 10
         assert "killed by signal 9 while loading" in runtime.last_words
+        assert not any(is_running(pid) for pid in family)
+
+
+async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_container(tmp_path: Path) -> None:
+    # A fifth of the seconds that a pod has.
+    patience = {"interval": 0.5, "quiet": 4, "answer": 3, "recovery": 6}
+    config = RuntimeConfig.model_validate({**TEXT_ONLY.model_dump(), "watchdog": patience})
+    async with running(config, tmp_path, fake=False) as runtime:
+        await runtime.wait_ready()
+        worker, core = (find_process(runtime.process.pid, f"VLLM::{title}") for title in ("Worker", "EngineCore"))
+        events = stream_events(runtime, tokens=3000)
+        await anext(events)
+        os.kill(worker, signal.SIGSTOP)
+        await runtime.wait_line(message=starts("not ready any more"))
+        assert (await runtime.get("/readyz")).status == 503
+        assert (await runtime.get("/healthz")).status == 200, "vLLM finds itself healthy"
+        os.kill(worker, signal.SIGCONT)
+        await runtime.wait_line(message=starts("ready again"))
+        assert (await runtime.get("/readyz")).status == 200
+        await anext(events)
+        family = list_tree(runtime.process.pid)
+        os.kill(core, signal.SIGSTOP)
+        assert await runtime.end() == 15
+        assert runtime.last_words.startswith("ENGINE_FROZEN: ")
         assert not any(is_running(pid) for pid in family)
 
 

@@ -29,6 +29,14 @@ def crashed(last_words: str, **state: Any) -> Manifest:
     return pod(CR, waiting="CrashLoopBackOff", exit_code=10, restarts=5, last_words=last_words, **state)
 
 
+def once_ready() -> Manifest:
+    """A pod whose gate is open for the container that runs, and whose probe fails by now."""
+    warm = pod(CR, started=True, ready=True, gate=True)
+    warm["status"]["containerStatuses"][0]["ready"] = False
+    warm["status"]["conditions"][-1]["status"] = "False"
+    return warm
+
+
 def facts(*pods: Manifest, spec: dict[str, Any] | None = None, unreadable: Any = None, **status: Any) -> Facts:
     cr = custom_resource(**(spec or {}))
     snapshot = observed(cr_manifest(**(spec or {})), *pods, children=live_children(cr, **status))
@@ -43,6 +51,7 @@ STATES = {
     Reason.STARTING_CONTAINER: (facts(pod(CR, running=False)), "Reconciling"),
     Reason.LOADING_MODEL: (facts(pod(CR)), "Reconciling"),
     Reason.WARMING_UP: (facts(pod(CR, started=True)), "Reconciling"),
+    Reason.READINESS_LOST: (facts(once_ready()), "Reconciling"),
     Reason.WAITING_FOR_GATE: (facts(pod(CR, started=True, ready=True)), "Reconciling"),
     Reason.IMAGE_PULL_FAILED: (facts(pod(CR, waiting="ImagePullBackOff")), "Stalled"),
     Reason.CONTAINER_REFUSED: (facts(pod(CR, waiting="CreateContainerConfigError")), "Stalled"),
@@ -55,6 +64,7 @@ STATES = {
         "Stalled",
     ),
     Reason.ENGINE_CRASHED: (facts(crashed("ENGINE_DIED: the engine ended with exit code 1")), "Stalled"),
+    Reason.ENGINE_FROZEN: (facts(crashed("ENGINE_FROZEN: the engine has done nothing for 45 s")), "Stalled"),
     Reason.STARTUP_BUDGET_EXCEEDED: (facts(crashed("LOAD_TIMEOUT: the engine did not load")), "Stalled"),
     Reason.WARMUP_FAILED: (facts(crashed("WARMUP_FAILED: the warm-up was not done")), "Stalled"),
     Reason.VERIFYING_SNAPSHOT: (

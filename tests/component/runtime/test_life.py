@@ -229,6 +229,109 @@ async def test_an_engine_that_says_that_it_is_dead_is_dead(tmp_path: Path) -> No
         assert "says that it is dead" in runtime.last_words
 
 
+# An engine that is there and does nothing
+
+# As in a pod, in fewer seconds.
+WATCHDOG = {"interval": 0.1, "quiet": 0.4, "answer": 0.4, "recovery": 0.8}
+
+
+async def wait_frozen(runtime: RuntimeProcess) -> None:
+    await runtime.wait_line(message=starts("not ready any more"))
+    assert (await runtime.get("/readyz")).status == 503
+
+
+async def test_an_idle_engine_that_hangs_is_out_of_rotation_and_then_ended(tmp_path: Path) -> None:
+    async with running(build_config(watchdog=WATCHDOG), tmp_path) as runtime:
+        await runtime.wait_ready()
+        runtime.set_faults(hang=True)
+        await wait_frozen(runtime)
+        assert (await runtime.get("/healthz")).status == 200, "what restarts it is the runtime, which has words for it"
+        answer = await runtime.chat()
+        assert answer.status == 503
+        assert b"frozen" in answer.body
+        assert b'qwenvl_runtime_phase{phase="frozen"} 1.0' in (await runtime.get("/metrics")).body
+        assert await runtime.end() == 15
+        assert runtime.last_words.startswith("ENGINE_FROZEN: the engine has done nothing for ")
+        assert "while 0 request(s) waited" in runtime.last_words
+
+
+async def test_a_stopped_engine_cuts_its_stream_and_is_killed(tmp_path: Path) -> None:
+    async with running(build_config(watchdog=WATCHDOG), tmp_path) as runtime:
+        await runtime.wait_ready()
+        runtime.set_faults(events=1000, event_seconds=0.05)
+        async with RawClient.opened(runtime.port) as client:
+            await client.send(build_post(STREAM))
+            await runtime.wait_until(lambda: count(runtime, "request") == 16)
+            pid = engine_pid(runtime)
+            os.kill(pid, signal.SIGSTOP)
+            assert await runtime.end() == 15
+            with pytest.raises(asyncio.IncompleteReadError):
+                await client.read_reply()
+        assert "while 1 request(s) waited" in runtime.last_words
+        assert is_gone(pid)
+
+
+async def test_an_engine_that_goes_on_is_ready_again_without_a_restart(tmp_path: Path) -> None:
+    config = build_config(watchdog={**WATCHDOG, "recovery": 30})
+    async with running(config, tmp_path) as runtime:
+        await runtime.wait_ready()
+        pid = engine_pid(runtime)
+        os.kill(pid, signal.SIGSTOP)
+        await wait_frozen(runtime)
+        os.kill(pid, signal.SIGCONT)
+        await runtime.wait_line(message=starts("ready again"))
+        assert (await runtime.get("/readyz")).status == 200
+        assert (await runtime.chat()).status == 200
+        assert engine_pid(runtime) == pid
+
+
+async def test_an_engine_that_is_busy_for_others_is_left_alone(tmp_path: Path) -> None:
+    async with running(build_config(watchdog=WATCHDOG), tmp_path) as runtime:
+        await runtime.wait_ready()
+        runtime.set_faults(hang=True, moves=True)
+        waits = asyncio.create_task(runtime.chat())
+        await asyncio.sleep(2.5)  # longer than the watchdog's patience in all
+        assert (await runtime.get("/readyz")).status == 200
+        assert not waits.done()
+        waits.cancel()
+
+
+async def test_an_idle_engine_is_asked_for_a_token_now_and_then(tmp_path: Path) -> None:
+    async with running(build_config(watchdog=WATCHDOG), tmp_path) as runtime:
+        await runtime.wait_ready()
+        await runtime.wait_until(lambda: count(runtime, "request") >= 18)
+        assert runtime.journal[-1]["path"] == "/v1/completions"
+        page = (await runtime.get("/metrics")).body.decode()
+        assert 'requests_total{route="/v1/completions"' not in page, "nobody takes it for a user's request"
+        assert (await runtime.get("/readyz")).status == 200
+
+
+async def test_sigterm_ends_a_frozen_pod_in_its_time(tmp_path: Path) -> None:
+    config = build_config(
+        watchdog={**WATCHDOG, "recovery": 30}, drain={"propagation": 0.1, "longest_request": 0.5, "engine_stop": 0.5}
+    )
+    async with running(config, tmp_path) as runtime:
+        await runtime.wait_ready()
+        asking = asyncio.create_task(runtime.chat())
+        os.kill(engine_pid(runtime), signal.SIGSTOP)
+        await wait_frozen(runtime)
+        began = time.monotonic()
+        runtime.terminate()
+        assert await runtime.end() == 0
+        assert time.monotonic() - began < 5
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_an_engine_that_dies_while_it_is_frozen_is_dead(tmp_path: Path) -> None:
+    async with running(build_config(watchdog={**WATCHDOG, "recovery": 30}), tmp_path) as runtime:
+        await runtime.wait_ready()
+        os.kill(engine_pid(runtime), signal.SIGSTOP)
+        await wait_frozen(runtime)
+        os.kill(engine_pid(runtime), signal.SIGKILL)
+        assert await runtime.end() == 10
+        assert "killed by signal 9 while frozen" in runtime.last_words
+
+
 # SIGTERM
 
 

@@ -21,6 +21,8 @@ class Faults:
     status: int = 0
     """Answer completions with this status."""
     hang: bool = False
+    moves: bool = False
+    """Other requests make progress: each look at the metrics finds a token more."""
     die_in_request: bool = False
     """End with code 0, as vLLM does, when a completion is asked for."""
     die_in_answer: bool = False

@@ -38,6 +38,9 @@ _SWITCHES = ("--enforce-eager", "--disable-fastapi-docs", "--disable-uvicorn-acc
 _METRICS = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="%s"} %d
+# HELP vllm:generation_tokens Number of generation tokens processed.
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total{engine="0",model_name="%s"} %d
 """
 
 
@@ -47,6 +50,7 @@ class Engine:
         self.max_pixels: int = json.loads(arguments.mm_processor_kwargs)["max_pixels"]
         self.max_images: int = json.loads(arguments.limit_mm_per_prompt)["image"]
         self.running = 0
+        self.tokens = 0
         self._served: set[str] = set()
 
     def is_first(self, question: Question) -> bool:
@@ -109,7 +113,10 @@ class Connection(asyncio.Protocol):
         if path == "/health":
             self._write(faults.health_status, b"")
         elif path == "/metrics":
-            self._write(200, (_METRICS % (self._engine.model, self._engine.running)).encode(), "text/plain")
+            engine = self._engine
+            engine.tokens += faults.moves
+            page = _METRICS % (engine.model, engine.running, engine.model, engine.tokens)
+            self._write(200, page.encode(), "text/plain")
         elif path == "/v1/models":
             listed = {"object": "list", "data": [{"id": self._engine.model, "object": "model", "owned_by": "fake"}]}
             self._write(200, json.dumps(listed).encode())
@@ -148,6 +155,7 @@ class Connection(asyncio.Protocol):
         if len(question.sizes) > self._engine.max_images:
             self._fail(400, f"At most {self._engine.max_images} image(s) may be provided in one prompt.")
             return
+        self._engine.tokens += faults.events
         first = self._engine.is_first(question)
         if first:
             await asyncio.sleep(faults.first_seconds)
