@@ -24,7 +24,8 @@ from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
 USER_AGENT = f"qwenvl-operator/{version('qwenvl')}"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 LIST_CHUNK = 500
-CLUSTER_SCOPED = (Kind.NODE,)
+CLUSTER_SCOPED = (Kind.NODE, Kind.NAMESPACE, Kind.RUNTIME_CLASS)
+UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, ConfigException)
 
 
 class Cluster(Protocol):
@@ -152,6 +153,17 @@ class KubernetesCluster:
     async def create_event(self, manifest: Manifest) -> None:
         await self.create(manifest)
 
+    async def version(self) -> str:
+        """The API server's, such as v1.34.4; whoever has credentials may ask for it."""
+        call = "get /version"
+        try:
+            code, answer, headers = await self._send("get", "/version", {}, None)
+        except UNANSWERED as error:
+            raise _no_answer(error, call) from error
+        if code != 200:
+            raise _refusal(code, answer, headers.get("Retry-After"), call)
+        return str(json.loads(answer)["gitVersion"])
+
     async def list(self, kind: Kind, *, managed: bool = True) -> list[Manifest]:
         namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces
         return [item for namespace in namespaces for item in await self._list(kind, namespace, managed)]
@@ -193,9 +205,9 @@ class KubernetesCluster:
             raise ApiError(0, "LeaseLost", "another operator may be at work by now", call=call)
         try:
             code, answer, headers = await self._send(verb, _path(ref) + subresource, query or {}, body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+        except UNANSWERED as error:
             self._metrics.requested(verb, ref.kind, 0)
-            raise ApiError(0, type(error).__name__, str(error) or "no answer in time", call=call) from error
+            raise _no_answer(error, call) from error
         self._metrics.requested(verb, ref.kind, code)
         if not 200 <= code <= 299:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
@@ -244,6 +256,10 @@ def _path(ref: Ref) -> str:
     root = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.api_version}"
     namespace = f"/namespaces/{quote(ref.namespace)}" if ref.namespace else ""
     return f"{root}{namespace}/{resource.plural}" + (f"/{quote(ref.name)}" if ref.name else "")
+
+
+def _no_answer(error: Exception, call: str) -> ApiError:
+    return ApiError(0, type(error).__name__, str(error) or "no answer in time", call=call)
 
 
 def _refusal(code: int, answer: bytes, retry_after: str | None, call: str) -> ApiError:

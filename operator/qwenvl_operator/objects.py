@@ -31,7 +31,7 @@ class Resource:
 
 
 class Kind(Enum):
-    """Every kind that the operator reads or writes."""
+    """Every kind that the operator reads or writes, and after them those that `qwenvl doctor` alone reads."""
 
     CR = Resource(API_VERSION, KIND, PLURAL)
     SERVICE_ACCOUNT = Resource("v1", "ServiceAccount", "serviceaccounts")
@@ -43,6 +43,14 @@ class Kind(Enum):
     NODE = Resource("v1", "Node", "nodes")
     EVENT = Resource("events.k8s.io/v1", "Event", "events")
     LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
+    CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+    QUOTA = Resource("v1", "ResourceQuota", "resourcequotas")
+    NAMESPACE = Resource("v1", "Namespace", "namespaces")
+    RUNTIME_CLASS = Resource("node.k8s.io/v1", "RuntimeClass", "runtimeclasses")
+    DEFINITION = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
+    ACCESS_REVIEW = Resource("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
+    OWN_ACCESS_REVIEW = Resource("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews")
+    OWN_REVIEW = Resource("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews")
 
     @classmethod
     def of(cls, manifest: Manifest) -> Kind:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenvl_operator.api.quantity import parse_quantity
+from qwenvl_operator.errors import InvalidSpec, Waiting
 from qwenvl_operator.naming import APPLIED_HASH
-from qwenvl_operator.objects import Kind, Manifest, ref_of
+from qwenvl_operator.objects import Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Observed
+from qwenvl_operator.reasons import Reason
 from qwenvl_operator.rollout import is_rolled_out
 
 # The keys by which the API server merges lists of objects, in the order in which they are tried.
 MERGE_KEYS = ("name", "containerPort", "port", "mountPath", "uid", "conditionType")
+LEFTOVER_RETRY = 2.0
+FOREIGN_RETRY = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,21 @@ def make_plan(desired: Iterable[Manifest], observed: Observed, revision: str) ->
             for ref, child in observed.children.items()
             if ref not in wanted and (ref.kind is not Kind.CONFIG_MAP or superseded)
         ),
+    )
+
+
+def refuse_foreign(ref: Ref, live: Manifest | None, uid: str) -> None:
+    """Raises InvalidSpec or Waiting where an object of a child's name is not of the CR with this UID: it must not be
+    taken over, nor deleted with the CR."""
+    if live is None or owner_uid(live) == uid:
+        return
+    what = f"{ref.kind.value.kind} {ref.name}"
+    if owner_uid(live):
+        raise Waiting(LEFTOVER_RETRY, f"{what} of an earlier resource of this name is still being removed.")
+    raise InvalidSpec(
+        Reason.NAME_TAKEN,
+        f"{what} exists and is not this resource's: rename one of the two, or delete it.",
+        after=FOREIGN_RETRY,
     )
 
 

@@ -16,19 +16,18 @@ from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec, derive_fit
 from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
-from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
+from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
-from qwenvl_operator.plan import make_plan
+from qwenvl_operator.plan import make_plan, refuse_foreign
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
-from qwenvl_operator.rollout import Strategy, choose_strategy, free_room, needs_room
+from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
+from qwenvl_operator.room import free_room
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.snapshots import INTERVAL, loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Verdict
 
-LEFTOVER_RETRY = 2.0
-FOREIGN_RETRY = 30.0
 # Worth a Warning although it may pass by itself.
 TROUBLES = (
     *CRASHES,
@@ -99,7 +98,7 @@ class Reconciler:
         for manifest in plan.apply:
             ref = ref_of(manifest)
             if ref not in observed.children:
-                await self._refuse_foreign(ref, cr)
+                refuse_foreign(ref, await self._cluster.get(ref), cr.uid)
             logger.info("%s/%s: apply %s %s", *cr.key, ref.kind.value.kind, ref.name)
             self._store.put(await self._cluster.apply(manifest))
         for manifest in plan.prune:
@@ -127,20 +126,6 @@ class Reconciler:
             pods = await self._cluster.list(Kind.POD, managed=False)
             room = free_room(cr, nodes, pods)
         return choose_strategy(cr, live, observed.pods, room=room)
-
-    async def _refuse_foreign(self, ref: Ref, cr: CustomResource) -> None:
-        """An object of the same name that is not ours must not be taken over, nor deleted with the CR."""
-        live = await self._cluster.get(ref)
-        if live is None or owner_uid(live) == cr.uid:
-            return
-        what = f"{ref.kind.value.kind} {ref.name}"
-        if owner_uid(live):
-            raise Waiting(LEFTOVER_RETRY, f"{what} of an earlier resource of this name is still being removed.")
-        raise InvalidSpec(
-            Reason.NAME_TAKEN,
-            f"{what} exists and is not this resource's: rename one of the two, or delete it.",
-            after=FOREIGN_RETRY,
-        )
 
     async def _say_problem(self, key: Key, reason: Reason, message: str) -> None:
         observed = self._store.observe(key)

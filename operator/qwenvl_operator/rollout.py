@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
-from qwenvl_operator.api.quantity import parse_quantity
-from qwenvl_operator.api.v1alpha1 import RolloutStrategy, Toleration
+from qwenvl_operator.api.v1alpha1 import RolloutStrategy
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
@@ -74,29 +72,6 @@ def choose_strategy(
     return replaced if chosen is Strategy.SURGE and _is_stuck(cr, pods) else chosen
 
 
-def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> int:
-    """How many more runtime pods the nodes can take, by what the scheduler counts.
-
-    Node selector, taints, cordons and every requested resource are looked at; affinities are not, since runtime pods
-    have none. Pods that are ending still hold what they hold.
-    """
-    demand = _demand(cr)
-    held: dict[str, dict[str, float]] = {}
-    for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            used = held.setdefault(node, {"pods": 0.0})
-            used["pods"] += 1
-            for container in pod["spec"]["containers"]:
-                for name, amount in container.get("resources", {}).get("requests", {}).items():
-                    used[name] = used.get(name, 0.0) + float(parse_quantity(str(amount)))
-    return sum(
-        _fits(demand, node.get("status", {}).get("allocatable", {}), held.get(node["metadata"]["name"], {}))
-        for node in nodes
-        if _is_eligible(cr, node)
-    )
-
-
 def is_rolled_out(observed: Observed, revision: str) -> bool:
     """Whether the Deployment has brought every pod to the revision, and the old ones are gone."""
     deployment = observed.deployment()
@@ -111,48 +86,6 @@ def is_rolled_out(observed: Observed, revision: str) -> bool:
         and status.get("replicas", 0) == wanted
         and all(revision_of(pod) == revision for pod in observed.pods)
     )
-
-
-def _demand(cr: CustomResource) -> dict[str, float]:
-    resources = cr.spec.runtime.resources
-    # A limit without a request is a request of the same size.
-    amounts: dict[str, Any] = {**resources.limits, **resources.requests}
-    demand = {name: float(parse_quantity(str(amount))) for name, amount in amounts.items()}
-    if not cr.on_cpu:
-        demand[cr.spec.hardware.accelerator.resource] = float(cr.spec.hardware.accelerator.count)
-    return {**demand, "pods": 1.0}
-
-
-def _fits(demand: dict[str, float], allocatable: dict[str, Any], held: dict[str, float]) -> int:
-    rooms = [
-        (float(parse_quantity(str(allocatable.get(name, "0")))) - held.get(name, 0.0)) // amount
-        for name, amount in demand.items()
-        if amount > 0
-    ]
-    return max(0, int(min(rooms)))
-
-
-def _is_eligible(cr: CustomResource, node: Manifest) -> bool:
-    labels = node["metadata"].get("labels", {})
-    hardware = cr.spec.hardware
-    if node["spec"].get("unschedulable") or any(labels.get(k) != v for k, v in hardware.node_selector.items()):
-        return False
-    return all(
-        any(_tolerates(toleration, taint) for toleration in hardware.tolerations)
-        for taint in node["spec"].get("taints", ())
-        if taint["effect"] != "PreferNoSchedule"
-    )
-
-
-def _tolerates(toleration: Toleration, taint: Manifest) -> bool:
-    """The rule of k8s.io/api/core/v1 Toleration.ToleratesTaint."""
-    if toleration.get("effect") and toleration["effect"] != taint["effect"]:
-        return False
-    if toleration.get("key") and toleration["key"] != taint["key"]:
-        return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return True
-    return bool(toleration.get("value", "") == taint.get("value", ""))
 
 
 def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:

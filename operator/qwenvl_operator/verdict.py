@@ -124,12 +124,13 @@ def _worst_pod(facts: Facts) -> Verdict | None:
     waiting = [
         pod for pod in living_pods(facts.observed) if revision_of(pod) == facts.cr.revision and not is_ready(pod)
     ]
-    verdicts = [_judge_pod(pod, facts) for pod in waiting]
+    verdicts = [judge_pod(pod, facts) for pod in waiting]
     # Members of an enumeration have an order: the later ones are worse.
     return max(verdicts, key=lambda verdict: (verdict.stalled, list(Reason).index(verdict.reason)), default=None)
 
 
-def _judge_pod(pod: Manifest, facts: Facts) -> Verdict:
+def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
+    """What is to be said about a pod that gets no traffic."""
     name, state = pod["metadata"]["name"], container(pod)
     if is_unschedulable(pod):
         return _unscheduled(pod, facts.cr)

@@ -9,7 +9,8 @@ from samples import custom_resource, live_children, observed, pod
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
-from qwenvl_operator.rollout import Strategy, choose_strategy, free_room
+from qwenvl_operator.rollout import Strategy, choose_strategy
+from qwenvl_operator.room import free_room
 
 OLD = custom_resource()
 NEW = custom_resource(engine={"maxModelLen": 32768})

@@ -1,0 +1,92 @@
+"""How much room the nodes have for runtime pods, by what the scheduler counts: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from qwenvl_operator.api.quantity import parse_quantity
+from qwenvl_operator.api.v1alpha1 import Toleration
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.objects import Manifest
+
+
+def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> int:
+    """How many more runtime pods the nodes can take, by what the scheduler counts.
+
+    Node selector, taints, cordons and every requested resource are looked at; affinities are not, since runtime pods
+    have none. Pods that are ending still hold what they hold.
+    """
+    demand, held = demand_of(cr), held_on_nodes(pods)
+    return sum(_fits(demand, free_on(node, held, demand)) for node in nodes if is_eligible(cr, node))
+
+
+def held_on_nodes(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
+    """By node and resource, what pods hold of it."""
+    held: dict[str, dict[str, float]] = {}
+    for pod in pods:
+        node = pod["spec"].get("nodeName")
+        if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+            used = held.setdefault(node, {})
+            for name, amount in held_by(pod).items():
+                used[name] = used.get(name, 0.0) + amount
+    return held
+
+
+def held_by(pod: Manifest) -> dict[str, float]:
+    """By resource, what a pod holds on its node."""
+    held = {"pods": 1.0}
+    for container in pod["spec"]["containers"]:
+        for name, amount in container.get("resources", {}).get("requests", {}).items():
+            held[name] = held.get(name, 0.0) + float(parse_quantity(str(amount)))
+    return held
+
+
+def free_on(node: Manifest, held: dict[str, dict[str, float]], resources: Iterable[str]) -> dict[str, float]:
+    """By resource, what a node still has to give."""
+    used = held.get(node["metadata"]["name"], {})
+    return {name: allocatable(node, name) - used.get(name, 0.0) for name in resources}
+
+
+def allocatable(node: Manifest, resource: str) -> float:
+    """How much of a resource a node gives to pods."""
+    return float(parse_quantity(str(node.get("status", {}).get("allocatable", {}).get(resource, "0"))))
+
+
+def demand_of(cr: CustomResource) -> dict[str, float]:
+    """By resource, what one runtime pod asks of a node."""
+    resources = cr.spec.runtime.resources
+    # A limit without a request is a request of the same size.
+    amounts: dict[str, Any] = {**resources.limits, **resources.requests}
+    demand = {name: float(parse_quantity(str(amount))) for name, amount in amounts.items()}
+    if not cr.on_cpu:
+        demand[cr.spec.hardware.accelerator.resource] = float(cr.spec.hardware.accelerator.count)
+    return {**demand, "pods": 1.0}
+
+
+def is_eligible(cr: CustomResource, node: Manifest) -> bool:
+    """Whether the node's labels, taints and cordon let a runtime pod in."""
+    labels = node["metadata"].get("labels", {})
+    hardware = cr.spec.hardware
+    if node["spec"].get("unschedulable") or any(labels.get(k) != v for k, v in hardware.node_selector.items()):
+        return False
+    return all(
+        any(_tolerates(toleration, taint) for toleration in hardware.tolerations)
+        for taint in node["spec"].get("taints", ())
+        if taint["effect"] != "PreferNoSchedule"
+    )
+
+
+def _fits(demand: dict[str, float], free: dict[str, float]) -> int:
+    return max(0, int(min(free[name] // amount for name, amount in demand.items() if amount > 0)))
+
+
+def _tolerates(toleration: Toleration, taint: Manifest) -> bool:
+    """The rule of k8s.io/api/core/v1 Toleration.ToleratesTaint."""
+    if toleration.get("effect") and toleration["effect"] != taint["effect"]:
+        return False
+    if toleration.get("key") and toleration["key"] != taint["key"]:
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return True
+    return bool(toleration.get("value", "") == taint.get("value", ""))
