@@ -9,6 +9,7 @@ import sys
 # By name: the module with `add_arguments` and `run`, and what it is for. Imported only when it is called, since the
 # runtime image has no Kubernetes client.
 COMMANDS = {
+    "doctor": ("qwenvl_operator.doctor.command", "what is wrong with a cluster or a resource, and what to do"),
     "fit": ("qwenvl_operator.fit_command", "whether the model fits the hardware, without a cluster"),
     "manifest": ("qwenvl_runtime.manifest_command", "the manifest that pins the files of a snapshot"),
 }

@@ -33,10 +33,10 @@ class Container:
     """What the runtime wrote into its termination message."""
 
 
-def container(pod: Manifest) -> Container:
-    """The runtime container of a pod; all zero before the kubelet has said anything."""
+def container(pod: Manifest, name: str = CONTAINER) -> Container:
+    """A container of a pod, the runtime's if no other is named; all zero before the kubelet has said anything."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
-    status: Manifest = next((status for status in statuses if status["name"] == CONTAINER), {})
+    status: Manifest = next((status for status in statuses if status["name"] == name), {})
     state = status.get("state", {})
     ended = state.get("terminated") or status.get("lastState", {}).get("terminated") or {}
     return Container(

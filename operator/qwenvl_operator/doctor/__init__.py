@@ -1,0 +1,1 @@
+"""`qwenvl doctor`: reads what a cluster or a resource needs, and says what is wrong in the words of the conditions."""

@@ -1,0 +1,140 @@
+"""What the doctor finds about one QwenVLDeployment, from what it stands on to what became of it: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qwenvl_operator.doctor.case import Case
+from qwenvl_operator.doctor.cluster_checks import check_status
+from qwenvl_operator.doctor.findings import Finding, Heading, Level, age, fail, named, ok, place, skipped, warn
+from qwenvl_operator.doctor.foundation_checks import check_foundation, is_reconciled
+from qwenvl_operator.doctor.needs_checks import check_needs
+from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings, Unread
+from qwenvl_operator.doctor.room_checks import check_quotas, check_room
+from qwenvl_operator.errors import InvalidSpec, Waiting
+from qwenvl_operator.objects import Key, Manifest, ref_of
+from qwenvl_operator.observed import Observed
+from qwenvl_operator.plan import refuse_foreign
+from qwenvl_operator.pods import container, is_ending, is_ready, parse_time
+from qwenvl_operator.verdict import Facts, Verdict, judge, judge_pod
+
+SHOWN_EVENTS = 3
+
+
+def check_resource(key: Key, cluster: ClusterReadings, own: ResourceReadings | Unread | None) -> Iterator[Finding]:
+    """What it stands on, what status says, what it needs, and its pods."""
+    yield from check_foundation(cluster)
+    if isinstance(own, Unread):
+        yield skipped("resource", own)
+    elif own is None:
+        said = f"there is no QwenVLDeployment {key.name} in the namespace {key.namespace}"
+        yield fail("resource", said, "name its namespace with -n; kubectl get qvl -A lists them", Heading.RESOURCE)
+    else:
+        yield from _check_existing(cluster, own)
+
+
+def _check_existing(cluster: ClusterReadings, own: ResourceReadings) -> Iterator[Finding]:
+    yield check_status(own.cr, "status", cluster)
+    try:
+        case = Case.open(cluster, own)
+    except InvalidSpec as error:
+        yield fail("spec", named(error.reason, error.message), "correct the spec", error.reason)
+        return
+    yield from check_names(case)
+    yield from check_needs(case)
+    if case.cr.replicas:
+        yield from check_room(case)
+        yield from check_quotas(case)
+    yield from check_now(case)
+    yield from check_pods(case)
+    yield from check_events(case)
+
+
+def check_names(case: Case) -> Iterator[Finding]:
+    """Whether somebody else has an object of a child's name."""
+    if isinstance(case.own.children, Unread):
+        return
+    for child in case.own.children:
+        try:
+            refuse_foreign(ref_of(child), child, case.cr.uid)
+        except InvalidSpec as error:
+            yield fail("name", named(error.reason, error.message), "rename one of the two", error.reason)
+        except Waiting as waiting:
+            yield warn("name", waiting.message, "look again in a minute", Heading.RESOURCE)
+
+
+def check_now(case: Case) -> Iterator[Finding]:
+    """The operator's own judgement of what is there, where the operator is not there to say it."""
+    facts = case.facts
+    if isinstance(facts, Unread):
+        yield skipped("now", facts)
+        return
+    status = case.own.cr.get("status", {})
+    if (
+        status.get("observedGeneration") != case.cr.generation
+        or is_reconciled(case.cluster, case.cr.key.namespace) is False
+    ):
+        yield _tell("now", judge(facts))
+
+
+def check_pods(case: Case) -> Iterator[Finding]:
+    """Each pod: where it is, and why it gets no traffic."""
+    facts = case.facts
+    if isinstance(facts, Unread):
+        return
+    for pod in facts.observed.pods:
+        yield _check_pod(pod, facts)
+
+
+def _check_pod(pod: Manifest, facts: Facts) -> Finding:
+    name, state = pod["metadata"]["name"], container(pod)
+    if is_ending(pod):
+        return ok("pod", f"{name} is ending")
+    if not is_ready(pod):
+        return _tell("pod", judge_pod(pod, facts))
+    lasts = "" if state.running_since is None else f" for {age(facts.now - state.running_since)}"
+    before = f"; it has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
+    return ok("pod", f"{name} on {pod['spec'].get('nodeName')} gets traffic, running{lasts}{before}")
+
+
+def check_events(case: Case) -> Iterator[Finding]:
+    """The latest warnings about pods that get no traffic: mounts, secrets and probes are told nowhere else."""
+    if isinstance(case.observed, Unread):
+        return
+    waiting = _waiting(case.observed)
+    if not waiting:
+        return
+    if isinstance(case.own.events, Unread):
+        yield skipped("events", case.own.events)
+        return
+    warnings = [event for event in case.own.events if event.get("type") == "Warning" and _pod_of(event) in waiting]
+    latest = {(_pod_of(event), event["reason"]): event for event in sorted(warnings, key=_when)}
+    # What the scheduler says is what the pod's own line says.
+    told = [event for event in latest.values() if event["reason"] != "FailedScheduling"]
+    for event in told[-SHOWN_EVENTS:]:
+        note = " ".join(event.get("note", "").split())
+        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {event['reason']}: {note}"
+        yield warn("event", said, "kubectl describe pod shows all of them", Heading.RESOURCE)
+
+
+def _tell(about: str, verdict: Verdict) -> Finding:
+    said = named(verdict.reason, verdict.message)
+    if verdict.ready or verdict.at_rest:
+        return ok(about, said)
+    return Finding(Level.FAIL if verdict.stalled else Level.WARN, about, said, see=place(verdict.reason))
+
+
+def _waiting(observed: Observed) -> set[str]:
+    return {pod["metadata"]["name"] for pod in observed.pods if not is_ending(pod) and not is_ready(pod)}
+
+
+def _pod_of(event: Manifest) -> str:
+    regarding = event.get("regarding", {})
+    return str(regarding.get("name")) if regarding.get("kind") == "Pod" else ""
+
+
+def _when(event: Manifest) -> float:
+    """When it happened last; the kubelet still writes the fields of the older API."""
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
+    return parse_time(next(filter(None, times), event["metadata"]["creationTimestamp"]))
