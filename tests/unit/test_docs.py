@@ -12,6 +12,7 @@ import yaml
 
 from qwenvl_operator.api import reference
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
+from qwenvl_operator.doctor.findings import Heading
 from qwenvl_operator.reasons import Reason
 from qwenvl_runtime import metrics as runtime_metrics
 from qwenvl_runtime.server import ExitCode
@@ -45,6 +46,12 @@ def test_the_api_reference_is_what_the_models_say() -> None:
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_a_heading_in_the_troubleshooting_page(reason: Reason) -> None:
     assert f"\n## {reason}\n" in read("docs/troubleshooting.md")
+
+
+@pytest.mark.parametrize("heading", list(Heading))
+def test_every_page_that_the_doctor_names_has_the_heading(heading: Heading) -> None:
+    page, _, anchor = heading.partition("#")
+    assert anchor in headings(ROOT / page)
 
 
 @pytest.mark.parametrize("code", list(ExitCode))

@@ -75,6 +75,11 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
+def measure(amount: float) -> str:
+    """An amount of a resource: of memory in GiB, of others as it is."""
+    return f"{amount / 2**30:.4g}Gi" if amount >= 2**20 else f"{amount:g}"
+
+
 def some(names: Iterable[str], shown: int = 5) -> str:
     """The first few of them."""
     listed = list(names)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qwenvl_operator.api.quantity import parse_quantity
 from qwenvl_operator.desired import render
 from qwenvl_operator.doctor.case import Case
-from qwenvl_operator.doctor.findings import Finding, fail, ok, skipped, some
+from qwenvl_operator.doctor.findings import Finding, fail, measure, ok, skipped, some
 from qwenvl_operator.doctor.readings import Unread
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
@@ -84,8 +84,8 @@ def _too_small(demand: dict[str, float], nodes: list[Manifest]) -> str:
         largest = max(nodes, key=lambda node: allocatable(node, resource))
         most = allocatable(largest, resource)
         if most < amount:
-            where = f"{largest['metadata']['name']} has the most, {most:g}" if most else "none offers any"
-            return f"none of {len(nodes)} that may take a pod has {amount:g} {resource}: {where}"
+            where = f"{largest['metadata']['name']} has the most, {measure(most)}" if most else "none offers any"
+            return f"none of {len(nodes)} that may take a pod has {measure(amount)} {resource}: {where}"
     return ""
 
 
@@ -96,12 +96,12 @@ def _taken(demand: dict[str, float], nodes: list[Manifest], pods: list[Manifest]
         name, free = node["metadata"]["name"], free_on(node, held, demand)
         for resource in (resource for resource, amount in demand.items() if free[resource] < amount):
             holders = [
-                f"{pod['metadata']['namespace']}/{pod['metadata']['name']} ({amount:g})"
+                f"{pod['metadata']['namespace']}/{pod['metadata']['name']} ({measure(amount)})"
                 for pod in pods
                 if pod["spec"].get("nodeName") == name and (amount := held_by(pod).get(resource, 0.0))
             ]
             there = allocatable(node, resource)
-            yield f"{name} has {free[resource]:g} of {there:g} {resource} free, held by {some(holders)}"
+            yield f"{name} has {measure(free[resource])} of {measure(there)} {resource} free, held by {some(holders)}"
 
 
 def _reason(case: Case, lack: str) -> Reason:
@@ -118,7 +118,7 @@ def _lacks(case: Case, quota: Manifest) -> Iterator[str]:
             yield f"{name} wants every pod to say its {resource}: set runtime.resources"
         spent = parse_quantity(str(used.get(resource, "0")))
         if amount and float(spent) + amount > float(parse_quantity(str(limit))):
-            yield f"{name} has {spent} of {limit} {resource} used, and a pod takes {amount:g}"
+            yield f"{name} has {spent} of {limit} {resource} used, and a pod takes {measure(amount)}"
 
 
 def _quota_demand(case: Case) -> dict[str, float]:
