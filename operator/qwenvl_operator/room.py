@@ -22,19 +22,19 @@ def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Mani
 
 
 def held_on_nodes(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
-    """By node and resource, what pods hold of it."""
+    """By node and resource, what pods hold of it; under an empty name, what those ask for that have no node."""
     held: dict[str, dict[str, float]] = {}
     for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            used = held.setdefault(node, {})
-            for name, amount in held_by(pod).items():
-                used[name] = used.get(name, 0.0) + amount
+        used = held.setdefault(pod["spec"].get("nodeName", ""), {})
+        for name, amount in held_by(pod).items():
+            used[name] = used.get(name, 0.0) + amount
     return held
 
 
 def held_by(pod: Manifest) -> dict[str, float]:
-    """By resource, what a pod holds on its node."""
+    """By resource, what a pod holds on its node; nothing once it has come to its end."""
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return {}
     held = {"pods": 1.0}
     for container in pod["spec"]["containers"]:
         for name, amount in container.get("resources", {}).get("requests", {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ import httpx
 import pytest
 
 from harness import fake_engine, images
-from harness.installed import NAMESPACE, Installed, Object, chat, container_of, install, load, wait_until
+from harness.commands import CommandError
+from harness.installed import NAMESPACE, OPERATOR, Installed, Object, chat, container_of, install, load, wait_until
 from harness.node import Node
 from qwenvl_operator.naming import GATE
 from qwenvl_runtime.manifest import FILE as MANIFEST
@@ -19,6 +21,7 @@ from qwenvl_runtime.manifest import digest_of
 
 pytestmark = pytest.mark.timeout(600)
 NAME = "reports"
+CLI = ("python3", "-m", "qwenvl_operator.cli")
 KILLS = 20
 
 
@@ -116,6 +119,18 @@ def test_a_pod_that_fits_nowhere_says_what_is_missing(product: Installed) -> Non
     product.wait_ready(NAME)
 
 
+def test_the_doctor_runs_in_the_operators_pod_with_the_rights_that_it_has(product: Installed) -> None:
+    product.apply(NAME, hardware={"accelerator": {"resource": "nvidia.com/gpu", "count": 8}})
+    product.wait_reason(NAME, "WaitingForGPU")
+    with pytest.raises(CommandError) as failed:
+        product.node.kubectl("exec", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--", *CLI, "doctor", NAME)
+    said = failed.value.output
+    assert re.search(r"^ok +rights +the operator has all \d+ that it needs$", said, re.MULTILINE)
+    assert re.search(rf"^warn +status +not Ready for .*: WaitingForGPU: Pod {NAME}-", said, re.MULTILINE)
+    assert re.search(r"^FAIL +nodes +none of 1 that may take a pod has 8 nvidia.com/gpu", said, re.MULTILINE)
+    assert re.search(r"^skipped +events +needs: list events default$", said, re.MULTILINE)
+
+
 def test_a_snapshot_that_is_not_what_was_pinned_leaves_the_old_pods_serving(product: Installed) -> None:
     model = {"source": {"runtimeImage": {"path": "/opt/model"}}}
     digest = digest_of((fake_engine.MODEL / MANIFEST).read_bytes())
@@ -124,7 +139,7 @@ def test_a_snapshot_that_is_not_what_was_pinned_leaves_the_old_pods_serving(prod
     assert product.condition(NAME, "SnapshotVerified")["status"] == "True"
     assert product.get(NAME)["status"]["snapshot"]["digest"] == digest
     (old,) = product.pods(NAME)
-    command = ("python3", "-m", "qwenvl_operator.cli", "manifest", "verify", "/opt/model")
+    command = (*CLI, "manifest", "verify", "/opt/model")
     assert digest in product.node.kubectl("exec", old["metadata"]["name"], "--", *command)
     product.patch(NAME, model={"manifestDigest": "sha256:" + "0" * 64})
     product.wait_reason(NAME, "SnapshotInvalid")

@@ -63,12 +63,12 @@ def holder(gpus: int, name: str = "other", node: str = "node-a") -> Manifest:
     return {**named(name, "team-b"), "spec": spec, "status": {"phase": "Running"}}
 
 
-def condition(kind: str, status: bool, reason: str, since: float) -> Manifest:
+def condition(kind: str, status: bool, reason: str, message: str, since: float) -> Manifest:
     return {
         "type": kind,
         "status": str(status),
         "reason": reason,
-        "message": "because",
+        "message": message,
         "lastTransitionTime": timestamp(since),
     }
 
@@ -78,11 +78,14 @@ def resource(
     *,
     state: str = "Ready",
     generation: int = 3,
+    message: str = "because",
     since: float = NOW - 300,
     **spec: Any,
 ) -> Manifest:
     """A QwenVLDeployment of generation 3 in one of the states Ready, Reconciling, Stalled and rest."""
-    conditions = [condition(kind, kind == state, reason, since) for kind in ("Ready", "Reconciling", "Stalled")]
+    conditions = [
+        condition(kind, kind == state, reason, message, since) for kind in ("Ready", "Reconciling", "Stalled")
+    ]
     return {**cr_manifest(**spec), "status": {"observedGeneration": generation, "conditions": conditions}}
 
 

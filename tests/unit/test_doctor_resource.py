@@ -195,7 +195,7 @@ WRONG = {
         [
             "status: not Ready for 5 min: Applying: because",
             "pod: StartingContainer: Pod reports-1 is scheduled; its image and volumes are being prepared.",
-            "event: reports-1, 30 s ago, FailedMount: no such folder",
+            "event: reports-1, 30 s ago, FailedMount: no such\nfolder",
         ],
     ),
     "unseen generation": (
@@ -238,6 +238,18 @@ def test_without_an_operator_its_own_judgement_says_what_is_there() -> None:
     [now] = [finding for finding in findings if finding.about == "now"]
     assert now.said == f"{verdict.reason}: {verdict.message}"
     assert now.see == "docs/troubleshooting.md#enginecrashed"
+
+
+def test_what_status_says_of_a_pod_is_not_said_again() -> None:
+    verdict = judge(Facts(cr=CR, observed=observed(cr_manifest(), CRASHED, children=live_children(CR)), now=NOW))
+    other = pod(CR, "reports-2", waiting="ImagePullBackOff")
+    status = resource(verdict.reason, state="Stalled", message=verdict.message)
+    findings = examine(own(CRASHED, other, cr=status))
+    assert [finding.said for finding in findings if finding.about == "status"] == [
+        f"not Ready for 5 min: {verdict.reason}: {verdict.message}"
+    ]
+    [said] = [finding.said for finding in findings if finding.about == "pod"]
+    assert said.startswith("ImagePullFailed: Pod reports-2 cannot pull")
 
 
 def test_a_cache_that_cannot_be_written_is_refused() -> None:

@@ -99,24 +99,17 @@ def check_namespaces(readings: ClusterReadings) -> Iterator[Finding]:
         return
     used = {cr["metadata"]["namespace"] for cr in readings.resources}
     levels = Counter(_level(one) for one in readings.namespaces if one["metadata"]["name"] in used)
-    refused = [cr for cr in readings.resources if is_forbidden(cr, readings.namespaces)]
-    for cr in refused:
-        yield check_pod_security(cr, readings.namespaces)
-    if not refused:
-        counted = ", ".join(f"{level} in {count} namespace(s)" for level, count in sorted(levels.items()))
-        yield ok("Pod Security", f"{counted}: every resource may have its pods")
-
-
-def is_forbidden(cr: Manifest, namespaces: list[Manifest]) -> bool:
-    """Whether the namespace's Pod Security level forbids the pods."""
-    level = next((_level(one) for one in namespaces if one["metadata"]["name"] == cr["metadata"]["namespace"]), "")
-    return level in FORBID_HOST_PATH and "hostPath" in cr["spec"].get("model", {}).get("source", {})
+    counted = ", ".join(f"{level} in {count} namespace(s)" for level, count in sorted(levels.items()))
+    judged = [check_pod_security(cr, readings.namespaces) for cr in readings.resources]
+    refused = [finding for finding in judged if finding.level is Level.FAIL]
+    yield from refused or [ok("Pod Security", f"{counted}: every resource may have its pods")]
 
 
 def check_pod_security(cr: Manifest, namespaces: list[Manifest]) -> Finding:
+    """Whether the namespace's level lets the pods in: they satisfy `restricted` but for hostPath volumes."""
     namespace = cr["metadata"]["namespace"]
     level = next((_level(one) for one in namespaces if one["metadata"]["name"] == namespace), "privileged")
-    if not is_forbidden(cr, namespaces):
+    if level not in FORBID_HOST_PATH or "hostPath" not in cr["spec"].get("model", {}).get("source", {}):
         return ok("Pod Security", f"{namespace} enforces {level}, which allows the pods")
     said = f"{namespace} enforces {level}, which forbids the hostPath of {cr['metadata']['name']}"
     return fail("Pod Security", said, "take a claim, or another namespace", Reason.POD_SECURITY_REFUSED)
@@ -166,7 +159,7 @@ def _level_of(status: Status) -> Level:
         return Level.FAIL
     if find_condition(status, "Reconciling").get("status") == "True":
         return Level.WARN
-    return Level.WARN if find_condition(status, "Ready")["reason"] == Reason.ENGINE_SLOW else Level.OK
+    return Level.WARN if find_condition(status, "Ready").get("reason") == Reason.ENGINE_SLOW else Level.OK
 
 
 def _accelerator(cr: Manifest) -> str:

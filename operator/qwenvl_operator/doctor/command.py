@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -41,21 +43,38 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        print("\n".join(describe(findings)))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(describe(findings, width)))
     return UNWELL if any(finding.level is Level.FAIL for finding in findings) else WELL
 
 
-def describe(findings: list[Finding]) -> Iterator[str]:
-    """A line for each finding, under it what to do, and at the end how many failed."""
-    width = max(len(finding.about) for finding in findings)
-    for finding in findings:
-        yield f"{finding.level:<8}{finding.about:<{width}}  {' '.join(finding.said.split())}"
-        if finding.see:
-            advice = f"{finding.advice}; {finding.see}" if finding.advice else finding.see
-            yield f"{'':<{width + 8}}  -> {advice}"
+def describe(findings: list[Finding], width: int | None = None) -> Iterator[str]:
+    """A line for each finding, under it what to do, and at the end how many failed.
+
+    Lines are folded to the width of a terminal; what a program reads is not.
+    """
+    column = max(len(finding.about) for finding in findings)
+    margin = " " * (column + 10)
+    for finding, following in zip(findings, [*findings[1:], None], strict=True):
+        said = " ".join(finding.said.split())
+        yield _fold(f"{finding.level:<8}{finding.about:<{column}}  {said}", margin, width)
+        advice = _advice(finding)
+        # Several findings of one kind in a row have one piece of advice.
+        if advice and (following is None or (following.about, _advice(following)) != (finding.about, advice)):
+            yield _fold(f"{margin}-> {advice}", f"{margin}   ", width)
     counts = Counter(finding.level for finding in findings)
     yield ""
     yield ", ".join(f"{counts[level]} {level}" for level in (Level.FAIL, Level.WARN, Level.SKIPPED, Level.OK))
+
+
+def _advice(finding: Finding) -> str:
+    return "; ".join(filter(None, (finding.advice, finding.see)))
+
+
+def _fold(line: str, margin: str, width: int | None) -> str:
+    if width is None or len(margin) >= width // 2:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
 
 
 async def _examine(arguments: argparse.Namespace) -> list[Finding]:

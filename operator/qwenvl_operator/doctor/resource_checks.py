@@ -34,7 +34,8 @@ def check_resource(key: Key, cluster: ClusterReadings, own: ResourceReadings | U
 
 
 def _check_existing(cluster: ClusterReadings, own: ResourceReadings) -> Iterator[Finding]:
-    yield check_status(own.cr, "status", cluster)
+    status = check_status(own.cr, "status", cluster)
+    yield status
     try:
         case = Case.open(cluster, own)
     except InvalidSpec as error:
@@ -45,8 +46,10 @@ def _check_existing(cluster: ClusterReadings, own: ResourceReadings) -> Iterator
     if case.cr.replicas:
         yield from check_room(case)
         yield from check_quotas(case)
-    yield from check_now(case)
-    yield from check_pods(case)
+    now = list(check_now(case))
+    yield from now
+    # Status, or the judgement in its place, is about the worst pod: once is enough.
+    yield from (pod for pod in check_pods(case) if not any(pod.said in told.said for told in (status, *now)))
     yield from check_events(case)
 
 
@@ -112,8 +115,7 @@ def check_events(case: Case) -> Iterator[Finding]:
     # What the scheduler says is what the pod's own line says.
     told = [event for event in latest.values() if event["reason"] != "FailedScheduling"]
     for event in told[-SHOWN_EVENTS:]:
-        note = " ".join(event.get("note", "").split())
-        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {event['reason']}: {note}"
+        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {event['reason']}: {event.get('note')}"
         yield warn("event", said, "kubectl describe pod shows all of them", Heading.RESOURCE)
 
 
