@@ -21,7 +21,7 @@ from doctor_samples import (
     operator,
     resource,
 )
-from samples import NOW
+from samples import NOW, STARTED
 
 from qwenvl_operator.doctor.cluster_checks import check_cluster
 from qwenvl_operator.doctor.findings import Level, age
@@ -187,6 +187,10 @@ WRONG = {
     "Reconciling": (
         cluster(resources=[resource("WaitingForGPU", state="Reconciling", since=NOW - 90000 * 2)]),
         ["ai/reports: not Ready for 2 d: WaitingForGPU: because"],
+    ),
+    "deleted": (
+        cluster(resources=[{**resource(), "metadata": {**resource()["metadata"], "deletionTimestamp": STARTED}}]),
+        ["ai/reports: is being deleted for 60 s, and waits for its children to go"],
     ),
     "slow": (
         cluster(resources=[resource("EngineSlow")]),

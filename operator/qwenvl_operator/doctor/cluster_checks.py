@@ -131,7 +131,10 @@ def check_status(cr: Manifest, about: str, readings: ClusterReadings) -> Finding
     """What status says, since when, and whether it is about the present spec."""
     status, generation = cr.get("status", {}), cr["metadata"]["generation"]
     ready = find_condition(status, "Ready")
-    said, reason = _describe(ready, readings.now), ready.get("reason", Heading.OPERATOR)
+    if deleted := cr["metadata"].get("deletionTimestamp"):
+        said = f"is being deleted for {age(readings.now - parse_time(deleted))}, and waits for its children to go"
+        return warn(about, said, "look which of them stays, and for which finalizer", Heading.RESOURCE)
+    said = _describe(ready, readings.now)
     at_work = is_reconciled(readings, cr["metadata"]["namespace"])
     if status.get("observedGeneration") != generation:
         if at_work is False:
@@ -142,7 +145,7 @@ def check_status(cr: Manifest, about: str, readings: ClusterReadings) -> Finding
     if at_work is False:
         return warn(about, f"nobody reconciles; {said}", "bring the operator back", Heading.OPERATOR)
     level = _level_of(status)
-    return ok(about, said) if level is Level.OK else Finding(level, about, said, see=place(reason))
+    return ok(about, said) if level is Level.OK else Finding(level, about, said, see=place(ready["reason"]))
 
 
 def _describe(ready: Status, now: float) -> str:
