@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from qwenvl_operator.doctor.findings import Finding, Heading, Level, age, fail, named, ok, place, skipped, some, warn
 from qwenvl_operator.doctor.foundation_checks import check_foundation, is_reconciled
-from qwenvl_operator.doctor.readings import ClusterReadings, Unread
+from qwenvl_operator.doctor.readings import ClusterReadings, Listed, Unread
 from qwenvl_operator.fitness import PRODUCT_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import parse_time
@@ -73,16 +73,14 @@ def check_runtime_classes(readings: ClusterReadings) -> Iterator[Finding]:
     """Whether those that resources name are there."""
     crs = [] if isinstance(readings.resources, Unread) else readings.resources
     asked = {name for cr in crs if (name := cr["spec"].get("hardware", {}).get("runtimeClassName"))}
-    if not asked:
-        return
-    if isinstance(readings.runtime_classes, Unread):
-        yield skipped("RuntimeClass", readings.runtime_classes)
-        return
     for name in sorted(asked):
         yield check_runtime_class(name, readings.runtime_classes)
 
 
-def check_runtime_class(name: str, runtime_classes: list[Manifest]) -> Finding:
+def check_runtime_class(name: str, runtime_classes: Listed) -> Finding:
+    """Whether a RuntimeClass is there: the API server refuses pods that name another."""
+    if isinstance(runtime_classes, Unread):
+        return skipped("RuntimeClass", runtime_classes)
     there = sorted(one["metadata"]["name"] for one in runtime_classes)
     if name in there:
         return ok("RuntimeClass", f"{name} exists")
@@ -105,8 +103,10 @@ def check_namespaces(readings: ClusterReadings) -> Iterator[Finding]:
     yield from refused or [ok("Pod Security", f"{counted}: every resource may have its pods")]
 
 
-def check_pod_security(cr: Manifest, namespaces: list[Manifest]) -> Finding:
+def check_pod_security(cr: Manifest, namespaces: Listed) -> Finding:
     """Whether the namespace's level lets the pods in: they satisfy `restricted` but for hostPath volumes."""
+    if isinstance(namespaces, Unread):
+        return skipped("Pod Security", namespaces)
     namespace = cr["metadata"]["namespace"]
     level = next((_level(one) for one in namespaces if one["metadata"]["name"] == namespace), "privileged")
     if level not in FORBID_HOST_PATH or "hostPath" not in cr["spec"].get("model", {}).get("source", {}):

@@ -18,17 +18,12 @@ READ_ONLY = {"ReadOnlyMany"}
 
 
 def check_needs(case: Case) -> Iterator[Finding]:
+    """The fit, the volumes, the RuntimeClass and the namespace."""
     yield from check_fit(case)
     yield from check_claims(case)
-    name = case.cr.spec.hardware.runtime_class_name
-    if name and isinstance(case.cluster.runtime_classes, Unread):
-        yield skipped("RuntimeClass", case.cluster.runtime_classes)
-    elif name and not isinstance(case.cluster.runtime_classes, Unread):
+    if name := case.cr.spec.hardware.runtime_class_name:
         yield check_runtime_class(name, case.cluster.runtime_classes)
-    if isinstance(case.cluster.namespaces, Unread):
-        yield skipped("Pod Security", case.cluster.namespaces)
-    else:
-        yield check_pod_security(case.own.cr, case.cluster.namespaces)
+    yield check_pod_security(case.own.cr, case.cluster.namespaces)
 
 
 def check_fit(case: Case) -> Iterator[Finding]:

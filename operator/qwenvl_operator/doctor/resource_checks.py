@@ -72,11 +72,8 @@ def check_now(case: Case) -> Iterator[Finding]:
     if isinstance(facts, Unread):
         yield skipped("now", facts)
         return
-    status = case.own.cr.get("status", {})
-    if (
-        status.get("observedGeneration") != case.cr.generation
-        or is_reconciled(case.cluster, case.cr.key.namespace) is False
-    ):
+    unseen = case.own.cr.get("status", {}).get("observedGeneration") != case.cr.generation
+    if unseen or is_reconciled(case.cluster, case.cr.key.namespace) is False:
         yield _tell("now", judge(facts))
 
 
