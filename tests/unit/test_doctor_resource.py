@@ -228,6 +228,10 @@ def test_where_all_is_well_nothing_is_wrong(own_readings: ResourceReadings) -> N
     assert failures(examine(own_readings)) == []
 
 
+def test_a_resource_whose_pods_have_their_nodes_needs_no_more_room() -> None:
+    assert failures(examine(own(), cluster(pods=[holder(2)]))) == []
+
+
 def test_without_an_operator_its_own_judgement_says_what_is_there() -> None:
     findings = examine(own(CRASHED, cr=resource(generation=2)), AWAY)
     assert failures(findings)[:2] == [
