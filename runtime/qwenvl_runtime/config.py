@@ -141,10 +141,13 @@ class RuntimeConfig(Frozen):
         return cls.model_validate_json(path.read_bytes())
 
     def dump(self) -> str:
-        """The file's text: JSON with sorted keys, so that equal configurations are equal files."""
+        """The file's text: JSON with sorted keys, so that equal configurations are equal files.
+
+        Without defaults: an older runtime, which knows no later field, can be told all that it could be told before.
+        """
         import json
 
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=2, sort_keys=True) + "\n"
 
 
 class Said(BaseModel):
