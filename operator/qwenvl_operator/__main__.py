@@ -36,7 +36,10 @@ async def operate(settings: Settings) -> None:
         settings = settings.model_copy(update={"identity": f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"})
     async with open_client() as client:
         lease = Lease(
-            KubernetesCluster(client, metrics), namespace=settings.lease_namespace, identity=settings.identity
+            KubernetesCluster(client, metrics),
+            namespace=settings.lease_namespace,
+            name=settings.lease_name,
+            identity=settings.identity,
         )
         cluster = KubernetesCluster(client, metrics, namespaces=settings.namespaces, may_write=lease.is_held)
         store = Store()

@@ -17,12 +17,9 @@ from enum import Enum
 from typing import Any, Protocol
 
 from qwenvl_operator.errors import ApiError
-from qwenvl_operator.naming import FIELD_MANAGER
 from qwenvl_operator.objects import Kind, Manifest, Ref
 
 logger = logging.getLogger(__name__)
-
-LEASE_NAME = FIELD_MANAGER
 
 
 @dataclass(frozen=True)
@@ -93,12 +90,13 @@ class Lease:
         cluster: LeaseCluster,
         *,
         namespace: str,
+        name: str,
         identity: str,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
-        self._ref = Ref(Kind.LEASE, namespace, LEASE_NAME)
+        self._ref = Ref(Kind.LEASE, namespace, name)
         self._identity = identity
         self._timing = timing or Timing()
         self._clock = clock

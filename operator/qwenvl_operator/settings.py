@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from qwenvl_operator.naming import FIELD_MANAGER
+
 PREFIX = "QWENVL_"
 
 
@@ -20,6 +22,8 @@ class Settings(BaseModel):
     """Namespaces to watch, comma-separated in the environment. Empty means all of them."""
     lease_namespace: str = "qwenvl-system"
     """Where the Lease of the active operator is kept: the operator's own namespace."""
+    lease_name: str = FIELD_MANAGER
+    """Name of that Lease: a Helm release has one of its own."""
     identity: str = ""
     """Name of this process in the Lease: the pod's name."""
     resync_seconds: float = 600.0

@@ -251,6 +251,17 @@ def test_the_lease_is_the_only_one_that_the_operator_may_touch(cluster: Cluster)
     assert not may(cluster, "update", lease, NAMESPACE, "somebody-elses")
 
 
+def test_two_releases_in_one_namespace_have_a_lease_each() -> None:
+    (deployment,) = of_kind("Deployment", "--set=fullnameOverride=second")
+    environment = {
+        item["name"]: item.get("value") for item in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    (role,) = [
+        role for role in of_kind("Role", "--set=fullnameOverride=second") if role["metadata"]["name"] == "second-lease"
+    ]
+    assert [environment["QWENVL_LEASE_NAME"]] == role["rules"][1]["resourceNames"] == ["second"]
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

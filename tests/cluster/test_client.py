@@ -198,7 +198,7 @@ async def test_the_credentials_are_those_of_the_kubeconfig(control_plane: Cluste
 async def test_of_two_operators_one_works_and_the_other_takes_over(connect: Connect, namespace: str) -> None:
     timing = Timing(duration=2.0, renew_deadline=1.0, retry=0.1)
     first, second = (
-        Lease(connect(), namespace=namespace, identity=identity, timing=timing) for identity in ("first", "second")
+        Lease(connect(), namespace=namespace, name="qwenvl-operator", identity=identity, timing=timing) for identity in ("first", "second")
     )
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
@@ -213,7 +213,7 @@ async def test_of_two_operators_one_works_and_the_other_takes_over(connect: Conn
     with pytest.raises(LeaseLost):
         await first.keep()
     await second.release()
-    third = Lease(connect(), namespace=namespace, identity="third", timing=timing)
+    third = Lease(connect(), namespace=namespace, name="qwenvl-operator", identity="third", timing=timing)
     await asyncio.wait_for(third.acquire(), timeout=1.0)
     record = (await connect().get(Ref(Kind.LEASE, namespace, "qwenvl-operator")) or {})["spec"]
     assert (record["holderIdentity"], record["leaseTransitions"]) == ("third", 2)

@@ -38,7 +38,7 @@ class Candidate:
         self.at_work = asyncio.Event()
         self.let_go = asyncio.Event()
         self.metrics = Metrics()
-        self.lease = Lease(cluster, namespace="system", identity=identity, timing=FAST)
+        self.lease = Lease(cluster, namespace="system", name="qwenvl-operator", identity=identity, timing=FAST)
         self.queue = WorkQueue(self._work, self.metrics)
         feed = Feed(Store(), cluster, self.queue, self.metrics, interval=3600.0)
         cluster.watch(feed.watched)

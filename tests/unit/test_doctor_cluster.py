@@ -298,3 +298,15 @@ def test_the_operator_is_known_by_its_settings_whatever_its_names_are() -> None:
 )
 def test_an_age_has_the_unit_that_a_person_would_use(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+def test_the_lease_is_that_of_the_release() -> None:
+    found = copy.deepcopy(deployment())
+    environment = found["spec"]["template"]["spec"]["containers"][0]["env"]
+    lease_name = next(item for item in environment if item["name"] == "QWENVL_LEASE_NAME")
+    lease_name["value"] = "second"
+    installation = Installation(found)
+    assert installation.lease.name == "second"
+    assert {right.name for right in installation.needed_rights if right.resource == "leases"} == {"", "second"}
+    environment.remove(lease_name)
+    assert Installation(found).lease.name == "qwenvl-operator"

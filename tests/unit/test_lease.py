@@ -126,7 +126,7 @@ def clock() -> Clock:
 
 
 def candidate(server: Server, clock: Clock, identity: str, timing: Timing = FAST) -> Lease:
-    return Lease(server, namespace="system", identity=identity, timing=timing, clock=clock)
+    return Lease(server, namespace="system", name="qwenvl-operator", identity=identity, timing=timing, clock=clock)
 
 
 async def test_the_first_candidate_gets_it_and_the_second_waits(server: Server, clock: Clock) -> None:
@@ -227,7 +227,9 @@ class HangingServer(Server):
 
 
 async def test_a_request_that_hangs_does_not_hold_up_the_deadline() -> None:
-    lease = Lease(HangingServer(), namespace="system", identity="me", timing=Timing(0.2, 0.06, 0.01))
+    lease = Lease(
+        HangingServer(), namespace="system", name="qwenvl-operator", identity="me", timing=Timing(0.2, 0.06, 0.01)
+    )
     await lease.acquire()
     async with asyncio.timeout(1):
         with pytest.raises(LeaseLost):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qwenvl_operator.lease import LEASE_NAME
+from qwenvl_operator.naming import FIELD_MANAGER
 from qwenvl_operator.objects import CHILD_KINDS, WATCHED_KINDS, Kind, Manifest, Ref, Resource
 from qwenvl_operator.settings import PREFIX
 
@@ -54,7 +54,7 @@ class Installation:
     @property
     def lease(self) -> Ref:
         """What the operator at work holds."""
-        return Ref(Kind.LEASE, self.namespace, LEASE_NAME)
+        return Ref(Kind.LEASE, self.namespace, self._environment().get(f"{PREFIX}LEASE_NAME") or FIELD_MANAGER)
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Installation:
             *inside,
             *everywhere,
             _right("create", lease, self.namespace),
-            *(_right(verb, lease, self.namespace)._replace(name=LEASE_NAME) for verb in ("get", "update")),
+            *(_right(verb, lease, self.namespace)._replace(name=self.lease.name) for verb in ("get", "update")),
         ]
 
     @property
