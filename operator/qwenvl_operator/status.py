@@ -70,13 +70,22 @@ def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: f
     """The status of a CR that cannot be acted on; the pods it has already go on as they are."""
     generation = observed.cr["metadata"]["generation"]
     previous = observed.cr.get("status", {})
-    said = {**_summary(verdict), "Available": _available(observed)}
+    said = {
+        **_summary(verdict),
+        "Available": _available(observed),
+        "Scheduled": _scheduled(observed, verdict),
+        "WarmedUp": _warmed_up(observed),
+    }
+    conditions = _conditions(said, previous, generation, now)
+    if verified := find_condition(previous, "SnapshotVerified"):
+        # Said about an earlier generation, and in the place where it stands otherwise.
+        conditions.insert(-1, verified)
     kept = {name: previous[name] for name in ("revision", "warmup", "fit", "snapshot") if name in previous}
     return {
         "observedGeneration": generation,
         **_counts(observed, key),
         **kept,
-        "conditions": _conditions(said, previous, generation, now),
+        "conditions": conditions,
     }
 
 
@@ -126,14 +135,14 @@ def _scheduled(observed: Observed, verdict: Verdict) -> Said:
     return "False", Reason.UNSCHEDULABLE, "The scheduler has not placed every pod yet."
 
 
-def _warmed_up(observed: Observed, cr: CustomResource, warmup: Status | None) -> Said:
+def _warmed_up(observed: Observed, cr: CustomResource | None = None, warmup: Status | None = None) -> Said:
     pods = living_pods(observed)
     if not pods:
         return "Unknown", Reason.NO_PODS, "There are no pods."
     warm = sum(is_open(pod) if has_gate(pod) else container(pod).ready for pod in pods)
     if warm < len(pods):
         return "False", Reason.WARMING_UP, f"{warm} of {len(pods)} containers have answered the warm-up set."
-    if warmup:
+    if cr and warmup:
         first, steady = float(warmup["firstSeconds"]), float(warmup["steadySeconds"])
         limit = cr.spec.warmup.max_first_to_steady
         if steady > 0 and first / steady > float(limit):

@@ -164,6 +164,21 @@ def test_a_problem_keeps_what_the_pods_do() -> None:
     assert find_condition(status, "Stalled")["message"] == "spec.engine: wrong"
 
 
+def test_a_problem_leaves_out_no_condition() -> None:
+    pinned = {"model": {"source": cr_manifest()["spec"]["model"]["source"], "manifestDigest": "sha256:" + "a" * 64}}
+    before = derive_status(facts(pod(custom_resource(**pinned)), spec=pinned), None)
+    snapshot = observed({**cr_manifest(), "status": before}, pod(CR))
+    status = derive_problem_status(snapshot, CR.key, Verdict(Reason.INVALID_SPEC, "wrong", stalled=True), NOW)
+    kinds = [item["type"] for item in status["conditions"]]
+    assert kinds == [item["type"] for item in before["conditions"]]
+    assert find_condition(status, "SnapshotVerified") == find_condition(before, "SnapshotVerified")
+    assert find_condition(status, "WarmedUp")["status"] == "False"
+    at_first = derive_problem_status(observed(cr_manifest()), CR.key, Verdict(Reason.INVALID_SPEC, "wrong"), NOW)
+    assert (
+        find_condition(at_first, "Scheduled")["status"] == find_condition(at_first, "WarmedUp")["status"] == "Unknown"
+    )
+
+
 def test_a_status_as_the_api_server_stores_it_is_the_same() -> None:
     status = derive_status(facts(pod(CR)), None)
     assert is_same({**status}, status)
