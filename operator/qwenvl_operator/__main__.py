@@ -20,6 +20,7 @@ from qwenvl_operator.lease import Lease, LeaseLost
 from qwenvl_operator.logs import configure_logging
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.observed import Store
+from qwenvl_operator.permissions import Denials
 from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import PodReports
 from qwenvl_operator.settings import PREFIX, Settings
@@ -43,8 +44,11 @@ async def operate(settings: Settings) -> None:
         )
         cluster = KubernetesCluster(client, metrics, namespaces=settings.namespaces, may_write=lease.is_held)
         store = Store()
-        queue = WorkQueue(Reconciler(store, cluster, settings, PodReports()), metrics)
-        feed = Feed(store, cluster, queue, metrics, interval=settings.resync_seconds)
+        denials = Denials()
+        queue = WorkQueue(Reconciler(store, cluster, settings, PodReports(), denials=denials), metrics)
+        feed = Feed(
+            store, cluster, queue, metrics, denials, interval=settings.resync_seconds, namespaces=settings.namespaces
+        )
         leader = Leader(lease, feed, queue, metrics)
         stop = asyncio.Event()
         leading = asyncio.create_task(leader.run(), name="leader")

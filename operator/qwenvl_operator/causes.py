@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from qwenvl_operator.errors import ApiError
+from qwenvl_operator.permissions import Permission
 from qwenvl_operator.pods import Container
 from qwenvl_operator.reasons import Reason
 
@@ -41,6 +43,12 @@ def crash_reason(container: Container) -> Reason:
 def unscheduled_reason(message: str) -> Reason:
     """Why the scheduler places no pod although there may be GPUs."""
     return Reason.VOLUME_UNAVAILABLE if _VOLUME.search(message) else Reason.UNSCHEDULABLE
+
+
+def explain_refusal(error: ApiError) -> tuple[Reason, str]:
+    """Reason and message for a call of the operator's own that was refused."""
+    right = Permission.refused_by(error)
+    return (Reason.PERMISSION_MISSING, right.explain()) if right else (Reason.APPLY_REFUSED, str(error))
 
 
 def refusal_reason(message: str) -> Reason:

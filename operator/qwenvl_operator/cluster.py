@@ -32,10 +32,10 @@ class Cluster(Protocol):
     """What the operator asks of an API server. Every call raises ApiError when it is refused or not answered."""
 
     async def get(self, ref: Ref) -> Manifest | None:
-        """The object, or None if there is none."""
+        """The object, with metadata.managedFields, or None if there is none."""
 
-    async def list(self, kind: Kind, *, managed: bool = True) -> list[Manifest]:
-        """All objects of a kind in the watched namespaces (`managed`: only those with our label).
+    async def list(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
+        """All objects of a kind in one namespace, or in all that are watched (`managed`: only those with our label).
 
         Each carries apiVersion and kind; metadata.managedFields is left out.
         """
@@ -115,11 +115,12 @@ class KubernetesCluster:
 
     async def get(self, ref: Ref) -> Manifest | None:
         try:
-            return _slim(await self._request("get", ref))
+            found: Manifest = await self._request("get", ref)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
+        return found
 
     async def apply(self, manifest: Manifest) -> Manifest:
         return await self._apply(manifest, "")
@@ -164,9 +165,13 @@ class KubernetesCluster:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
         return str(json.loads(answer)["gitVersion"])
 
-    async def list(self, kind: Kind, *, managed: bool = True) -> list[Manifest]:
+    async def list(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
         namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces
-        return [item for namespace in namespaces for item in await self._list(kind, namespace, managed)]
+        return [
+            item
+            for asked in ((namespace,) if namespace else namespaces)
+            for item in await self._list(kind, asked, managed)
+        ]
 
     async def _list(self, kind: Kind, namespace: str, managed: bool) -> Any:
         query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": MANAGED_SELECTOR} if managed else {})
@@ -278,6 +283,6 @@ def _refusal(code: int, answer: bytes, retry_after: str | None, call: str) -> Ap
 
 
 def _slim(manifest: Manifest) -> Manifest:
-    """Without managedFields, which are half of an object's size and which nothing here reads."""
+    """Without managedFields, which are half of an object's size and are read of single objects alone."""
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
     return {**manifest, "metadata": metadata}

@@ -81,6 +81,12 @@ class CustomResource:
         return hashlib.sha256(json.dumps(_drop_empty(relevant), sort_keys=True).encode()).hexdigest()[:10]
 
 
+def wants_no_pods(manifest: Manifest) -> bool:
+    """Whether a CR asks for no pods, by fields that are right whatever else of its spec is wrong."""
+    spec = manifest.get("spec", {})
+    return spec.get("suspend") is True or spec.get("replicas") == 0
+
+
 def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
     """Without the sections of which nothing is left."""
     dropped = {name: _drop_empty(value) if isinstance(value, dict) else value for name, value in fields.items()}

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import kopf
@@ -18,6 +18,7 @@ from qwenvl_operator.cluster import LIST_CHUNK, USER_AGENT, Connection, connecti
 from qwenvl_operator.feed import LISTED, Feed
 from qwenvl_operator.naming import MANAGED_SELECTOR
 from qwenvl_operator.objects import WATCHED_KINDS, Kind
+from qwenvl_operator.permissions import Permission
 from qwenvl_operator.settings import Settings
 
 UNUSED_FINALIZER = "qwenvl.io/never-set"
@@ -67,7 +68,7 @@ def build_registry(feed: Feed, settings: Settings, clean_up: Callable[[], Awaita
         credentials = await connection()
         # The same again for the same credentials: kopf then knows that they were refused, and ends the process.
         if credentials not in known:
-            known[credentials] = open_session(credentials, feed.doubt)
+            known[credentials] = open_session(credentials, feed)
         return known[credentials]
 
     async def take_in(event: dict[str, Any], **_: Any) -> None:
@@ -97,15 +98,19 @@ def build_registry(feed: Feed, settings: Settings, clean_up: Callable[[], Awaita
     return registry
 
 
-def open_session(credentials: Connection, started_over: Callable[[], None]) -> kopf.AiohttpSession:
-    """The watches' session; `started_over` is told when one lists its kind, which kopf does not say of an empty list.
+class Listener(Protocol):
+    """Who wants to know how the requests of the watches fare."""
 
-    A watch that had to start over says what exists, not what went away in the meantime.
-    """
+    def answered(self, right: Permission, *, granted: bool) -> None: ...
+
+
+def open_session(credentials: Connection, listener: Listener) -> kopf.AiohttpSession:
+    """The watches' session. kopf says nothing of a list that is empty, and retries what is forbidden in silence."""
 
     async def answered(_: object, __: object, answer: aiohttp.TraceRequestEndParams) -> None:
-        if answer.method == "GET" and "watch" not in answer.url.query and answer.response.status == 200:
-            started_over()
+        right = Permission.to_read(answer.url.path, watch="watch" in answer.url.query)
+        if right is not None and answer.response.status in (200, 403):
+            listener.answered(right, granted=answer.response.status == 200)
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_end.append(answered)

@@ -69,17 +69,19 @@ class Store:
         self._gone[ref] = max(_version(manifest), self._gone.get(ref, 0))
         return key
 
-    def replace(self, kind: Kind, manifests: Sequence[Manifest], mark: int) -> None:
-        """Confirm a whole kind by a list that was asked for at `mark`: what it lacks is gone, whatever a watch said."""
+    def replace(self, kind: Kind, manifests: Sequence[Manifest], mark: int, namespace: str = "") -> None:
+        """Confirm a whole kind, of one namespace or of all, by a list that was asked for at `mark`: what it lacks is
+        gone, whatever a watch said."""
         listed = {ref_of(manifest): manifest for manifest in manifests}
         newer = {ref for ref, when in self._changed.items() if when > mark}
         for key, ref in self._refs(kind):
-            if ref not in listed and ref not in newer:
+            if namespace in ("", ref.namespace) and ref not in listed and ref not in newer:
                 self._delete(key, ref)
         for ref, manifest in listed.items():
             if ref not in newer:
                 self.put(manifest)
-        for ref in [ref for ref, when in self._changed.items() if ref.kind is kind and when <= mark]:
+        old = [ref for ref, when in self._changed.items() if ref.kind is kind and when <= mark]
+        for ref in [ref for ref in old if namespace in ("", ref.namespace)]:
             del self._changed[ref]
             self._gone.pop(ref, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def make_plan(desired: Iterable[Manifest], observed: Observed, revision: str) ->
         apply=tuple(
             manifest
             for ref, manifest in wanted.items()
-            if ref not in observed.children or _differs(manifest, observed.children[ref])
+            if ref not in observed.children or differs(manifest, observed.children[ref])
         ),
         prune=tuple(
             child
@@ -64,23 +64,38 @@ def refuse_foreign(ref: Ref, live: Manifest | None, uid: str) -> None:
     )
 
 
+Path = tuple[str | tuple[str, Any], ...]
+"""Where a field is: names, and for an item of a list that is merged, its key and the value of that."""
+
+
 def covers(live: Any, wanted: Any) -> bool:
     """Whether everything wanted is there; what others added, and what the API server defaulted, does not matter."""
+    return next(differences(live, wanted), None) is None
+
+
+def differences(live: Any, wanted: Any, path: Path = ()) -> Iterator[Path]:
+    """The fields that are not as wanted."""
     if wanted is None or wanted == "":
-        return not live
-    if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(covers(live.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(live, list) and _covers_list(live, wanted)
-    return bool(live == wanted) or _same_quantity(live, wanted)
+        same = not live
+    elif isinstance(wanted, dict) and isinstance(live, dict):
+        for name, value in wanted.items():
+            yield from differences(live.get(name), value, (*path, name))
+        return
+    elif isinstance(wanted, list) and isinstance(live, list) and (key := _merge_key(wanted)):
+        by_key = {item.get(key): item for item in live if isinstance(item, dict)}
+        for item in wanted:
+            yield from differences(by_key.get(item[key]), item, (*path, (key, item[key])))
+        return
+    elif isinstance(wanted, list) and isinstance(live, list):
+        same = len(live) == len(wanted) and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
+    else:
+        same = live == wanted or _same_quantity(live, wanted)
+    if not same:
+        yield path
 
 
-def _covers_list(live: list[Any], wanted: list[Any]) -> bool:
-    key = next((key for key in MERGE_KEYS if wanted and all(isinstance(x, dict) and key in x for x in wanted)), None)
-    if key is None:
-        return len(live) == len(wanted) and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
-    by_key = {item.get(key): item for item in live if isinstance(item, dict)}
-    return all(covers(by_key.get(item[key]), item) for item in wanted)
+def _merge_key(wanted: list[Any]) -> str | None:
+    return next((key for key in MERGE_KEYS if wanted and all(isinstance(x, dict) and key in x for x in wanted)), None)
 
 
 def _same_quantity(live: Any, wanted: Any) -> bool:
@@ -93,7 +108,8 @@ def _same_quantity(live: Any, wanted: Any) -> bool:
         return False
 
 
-def _differs(desired: Manifest, live: Manifest) -> bool:
+def differs(desired: Manifest, live: Manifest) -> bool:
+    """Whether a child is to be applied: it lacks something that we want, or still has what we no longer do."""
     annotations = live["metadata"].get("annotations") or {}
     if annotations.get(APPLIED_HASH) != desired["metadata"]["annotations"][APPLIED_HASH]:
         return True

@@ -38,6 +38,8 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY_REFUSED = "PodSecurityRefused"
     APPLY_REFUSED = "ApplyRefused"
+    PERMISSION_MISSING = "PermissionMissing"
+    FIELD_MANAGER_CONFLICT = "FieldManagerConflict"
     NAME_TAKEN = "NameTaken"
     INVALID_SPEC = "InvalidSpec"
     DOES_NOT_FIT = "DoesNotFit"

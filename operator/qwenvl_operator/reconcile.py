@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from qwenvl_operator.causes import CRASHES
+from qwenvl_operator.causes import CRASHES, explain_refusal
 from qwenvl_operator.cluster import Cluster
-from qwenvl_operator.custom_resource import CustomResource
-from qwenvl_operator.desired import Recorded, desired_children, render
+from qwenvl_operator.conflicts import Conflicts, explain
+from qwenvl_operator.custom_resource import CustomResource, wants_no_pods
+from qwenvl_operator.desired import Recorded, desired_children, emptied, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.events import build_event
 from qwenvl_operator.fit import Fit
@@ -18,7 +19,8 @@ from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
-from qwenvl_operator.plan import make_plan, refuse_foreign
+from qwenvl_operator.permissions import Denials
+from qwenvl_operator.plan import differs, make_plan, refuse_foreign
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
@@ -28,6 +30,8 @@ from qwenvl_operator.snapshots import INTERVAL, loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Verdict
 
+# What a write left as it was, by the doing of a webhook, is tried again until it is clear that it is no accident.
+UNDONE_RETRY = 5.0
 # Worth a Warning although it may pass by itself.
 TROUBLES = (
     *CRASHES,
@@ -50,12 +54,16 @@ class Reconciler:
         cluster: Cluster,
         settings: Settings,
         reports: Reports,
+        *,
+        denials: Denials,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._cluster = cluster
         self._settings = settings
         self._reports = reports
+        self._denials = denials
+        self._conflicts = Conflicts()
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
 
@@ -63,21 +71,21 @@ class Reconciler:
         """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
+            self._conflicts.forget(key)
             return None
         warmups = await self._gatekeeper.tend(key, observed.pods)
         try:
-            cr = CustomResource.parse(observed.cr)
-            await self._apply_children(cr, observed)
+            cr, again = await self._make_so(key, observed)
             if warmups.refusal:
                 raise warmups.refusal
         except InvalidSpec as error:
             await self._say_problem(key, Reason(error.reason), error.message)
-            return warmups.again or error.after
+            return _soonest(warmups.again, error.after)
         except Waiting as waiting:
             return waiting.after
         except ApiError as error:
             if error.is_refusal:
-                await self._say_problem(key, Reason.APPLY_REFUSED, str(error))
+                await self._say_problem(key, *explain_refusal(error))
             raise
         current = self._store.observe(key) or observed
         loading = loading_pods(cr, current.pods)
@@ -88,24 +96,59 @@ class Reconciler:
             cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable, progress=progress, fit=fit
         )
         await self._say(current.cr, derive_status(facts, warmups.newest))
-        return warmups.again or (INTERVAL if loading else None)
+        return _soonest(warmups.again, again, INTERVAL if loading else None)
 
-    async def _apply_children(self, cr: CustomResource, observed: Observed) -> None:
+    async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
+        """Bring the children to what the spec says. Raises InvalidSpec for whatever a person has to see to."""
+        try:
+            cr = CustomResource.parse(observed.cr)
+            again = await self._apply_children(cr, observed)
+        except InvalidSpec:
+            await self._suspend(observed)
+            raise
+        if right := self._denials.about(key.namespace):
+            raise InvalidSpec(Reason.PERMISSION_MISSING, right.explain())
+        if conflict := self._conflicts.ongoing(key, self._now()):
+            raise InvalidSpec(Reason.FIELD_MANAGER_CONFLICT, conflict.message, after=conflict.again)
+        return cr, again
+
+    async def _apply_children(self, cr: CustomResource, observed: Observed) -> float | None:
+        """Returns the seconds after which to see whether what was written has stayed."""
         recorded = self._recorded(cr, observed)
         strategy = await self._strategy(cr, observed)
         desired = desired_children(cr, recorded, strategy)
         plan = make_plan(desired, observed, cr.revision)
-        for manifest in plan.apply:
-            ref = ref_of(manifest)
-            if ref not in observed.children:
-                refuse_foreign(ref, await self._cluster.get(ref), cr.uid)
-            logger.info("%s/%s: apply %s %s", *cr.key, ref.kind.value.kind, ref.name)
-            self._store.put(await self._cluster.apply(manifest))
+        has_stayed = [await self._write(cr, manifest, ref_of(manifest) in observed.children) for manifest in plan.apply]
         for manifest in plan.prune:
             ref = ref_of(manifest)
             logger.info("%s/%s: delete %s %s", *cr.key, ref.kind.value.kind, ref.name)
             await self._cluster.delete(ref, manifest["metadata"]["uid"])
             self._store.remove(manifest)
+        return None if all(has_stayed) else UNDONE_RETRY
+
+    async def _write(self, cr: CustomResource, manifest: Manifest, is_there: bool) -> bool:
+        """Apply a child, unless it is fought about and has just been repaired; says whether it is as desired then."""
+        ref, now, conflict = ref_of(manifest), self._now(), ""
+        if not is_there:
+            refuse_foreign(ref, await self._cluster.get(ref), cr.uid)
+        elif not self._conflicts.may_repair(cr.key, manifest, now):
+            return True
+        elif self._conflicts.is_one_too_many(cr.key, manifest, now):
+            contested = await self._cluster.get(ref)
+            conflict = explain(manifest, contested) if contested else ""
+        logger.info("%s/%s: apply %s %s", *cr.key, ref.kind.value.kind, ref.name)
+        live = await self._cluster.apply(manifest)
+        self._store.put(live)
+        if is_there:
+            self._conflicts.repaired(cr.key, manifest, now, conflict)
+        return not differs(manifest, live)
+
+    async def _suspend(self, observed: Observed) -> None:
+        """Take the pods away although nothing else can be done: that is what suspending is good for."""
+        live = observed.deployment()
+        if live and live["spec"].get("replicas") and wants_no_pods(observed.cr):
+            logger.info("%s/%s: no pods", live["metadata"]["namespace"], live["metadata"]["name"])
+            self._store.put(await self._cluster.apply(emptied(live)))
 
     def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:
         ref = Ref(Kind.CONFIG_MAP, cr.key.namespace, config_map_name(cr.key, cr.revision))
@@ -122,10 +165,20 @@ class Reconciler:
     async def _strategy(self, cr: CustomResource, observed: Observed) -> Strategy:
         live, room = observed.deployment(), None
         if needs_room(cr, live) and self._settings.sees_nodes:
+            room = await self._room(cr)
+        return choose_strategy(cr, live, observed.pods, room=room)
+
+    async def _room(self, cr: CustomResource) -> int | None:
+        """How many more pods the nodes can take; None where they may not be looked at, which must stop no rollout."""
+        try:
             nodes = await self._cluster.list(Kind.NODE, managed=False)
             pods = await self._cluster.list(Kind.POD, managed=False)
-            room = free_room(cr, nodes, pods)
-        return choose_strategy(cr, live, observed.pods, room=room)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            logger.warning("%s/%s: no look for free GPUs: %s", *cr.key, error)
+            return None
+        return free_room(cr, nodes, pods)
 
     async def _say_problem(self, key: Key, reason: Reason, message: str) -> None:
         observed = self._store.observe(key)
@@ -155,7 +208,15 @@ class Reconciler:
                 now=self._now(),
                 instance=self._settings.identity,
             )
-            await self._cluster.create_event(event)
+            try:
+                await self._cluster.create_event(event)
+            except ApiError as error:
+                # Status has said it; nothing waits for an Event.
+                logger.warning("%s/%s: no Event: %s", metadata["namespace"], metadata["name"], error)
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((span for span in seconds if span is not None), default=None)
 
 
 def _said(condition: Status) -> tuple[str | None, str | None]:

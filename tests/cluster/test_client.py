@@ -62,7 +62,9 @@ async def test_apply_creates_changes_and_gives_up_fields(connect: Connect, names
     assert await cluster.apply(config_map(namespace, a="1", b="2")) == first
     second = await cluster.apply(config_map(namespace, a="3"))
     assert second["data"] == {"a": "3"}
-    assert await cluster.get(ref_of(second)) == second
+    found = await cluster.get(ref_of(second)) or {}
+    assert [entry["manager"] for entry in found["metadata"].pop("managedFields")] == [FIELD_MANAGER]
+    assert found == second
 
 
 async def test_apply_takes_over_what_others_set_and_leaves_the_rest(
@@ -198,7 +200,8 @@ async def test_the_credentials_are_those_of_the_kubeconfig(control_plane: Cluste
 async def test_of_two_operators_one_works_and_the_other_takes_over(connect: Connect, namespace: str) -> None:
     timing = Timing(duration=2.0, renew_deadline=1.0, retry=0.1)
     first, second = (
-        Lease(connect(), namespace=namespace, name="qwenvl-operator", identity=identity, timing=timing) for identity in ("first", "second")
+        Lease(connect(), namespace=namespace, name="qwenvl-operator", identity=identity, timing=timing)
+        for identity in ("first", "second")
     )
     await first.acquire()
     keeping = asyncio.create_task(first.keep())

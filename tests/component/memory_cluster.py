@@ -85,9 +85,10 @@ class MemoryCluster:
         stored = self._objects.get(ref)
         return copy.deepcopy(stored.manifest) if stored else None
 
-    async def list(self, kind: Kind, *, managed: bool = True) -> list[Manifest]:
-        self._call("list", Ref(kind, "", ""))
-        return [manifest for manifest in self.all(kind) if not managed or _is_managed(manifest)]
+    async def list(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
+        self._call("list", Ref(kind, namespace, ""))
+        found = [item for item in self.all(kind) if namespace in ("", item["metadata"]["namespace"])]
+        return [manifest for manifest in found if not managed or _is_managed(manifest)]
 
     async def apply(self, manifest: Manifest) -> Manifest:
         return self._write("patch", ref_of(manifest), lambda: self._apply(manifest, ""))

@@ -15,6 +15,7 @@ from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.naming import labels
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref
 from qwenvl_operator.observed import Store
+from qwenvl_operator.permissions import Denials, Permission
 from qwenvl_operator.workqueue import WorkQueue
 
 KEY = Key("ai", "reports")
@@ -41,13 +42,22 @@ class Remembering(WorkQueue):
 class Rig:
     """A feed between a cluster in memory and a queue that only remembers."""
 
-    def __init__(self, interval: float = 3600.0) -> None:
+    def __init__(self, interval: float = 3600.0, namespaces: tuple[str, ...] = ()) -> None:
         self.cluster = MemoryCluster()
         self.store = Store()
         self.metrics = Metrics()
         self.queue = Remembering()
         self.woken = self.queue.woken
-        self.feed = Feed(self.store, self.cluster, self.queue, self.metrics, interval=interval)
+        self.denials = Denials()
+        self.feed = Feed(
+            self.store,
+            self.cluster,
+            self.queue,
+            self.metrics,
+            self.denials,
+            interval=interval,
+            namespaces=namespaces,
+        )
 
     def pods(self) -> list[str]:
         observed = self.store.observe(KEY)
@@ -135,6 +145,57 @@ async def test_a_kind_that_may_not_be_listed_is_left_to_its_watch(rig: Rig) -> N
     await rig.feed.insist()
     assert rig.pods() == ["reports-1"]
     assert rig.lists() == list(LISTED)
+    assert rig.denials.about("ai") == Permission("list", "", "pods", "")
+    rig.cluster.faults.clear()
+    await rig.feed.insist()
+    assert rig.denials.about("ai") is None
+
+
+async def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_confirmed() -> None:
+    rig = Rig(namespaces=("gone", "ai"))
+    rig.cluster.watch(rig.feed.watched)
+    rig.cluster.write(custom_resource())
+    rig.cluster.write(pod())
+    rig.cluster.holds_events = True
+    rig.cluster.remove(POD)
+    number = 2 * LISTED.index(Kind.POD) + 1
+    rig.cluster.faults = {number: Fault(FORBIDDEN)}
+    await rig.feed.insist()
+    assert rig.cluster.calls[number - 1].ref == Ref(Kind.POD, "gone", "")
+    assert rig.pods() == []
+    assert rig.denials.about("gone") == Permission("list", "", "pods", "gone")
+    assert rig.denials.about("ai") is None
+
+
+async def test_a_watch_that_is_refused_wakes_the_resources_that_it_concerns(rig: Rig) -> None:
+    rig.cluster.watch(rig.feed.watched)
+    for namespace in ("ai", "lab"):
+        manifest = custom_resource()
+        rig.cluster.write({**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
+    right = Permission("watch", "", "pods", "lab")
+    for granted in (False, True):
+        rig.woken.clear()
+        rig.feed.answered(right, granted=granted)
+        rig.feed.answered(right, granted=granted)
+        assert rig.woken == [Key("lab", "reports")]
+    rig.woken.clear()
+    rig.feed.answered(Permission("watch", "", "pods", ""), granted=False)
+    assert set(rig.woken) == {KEY, Key("lab", "reports")}
+
+
+async def test_while_a_right_is_lacking_it_is_looked_for_between_the_intervals(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DENIED_RETRY", 0.001)
+    rig.cluster.faults = {1: Fault(FORBIDDEN)}
+    await rig.feed.insist()
+    assert rig.denials
+    rig.cluster.forget_calls()
+    rig.cluster.faults.clear()
+    running = asyncio.create_task(rig.feed.run())
+    await until(lambda: rig.lists() == list(LISTED))
+    assert not rig.denials
+    running.cancel()
 
 
 async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +210,7 @@ async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypat
     rig.cluster.remove(POD)
     survivor = rig.cluster.write(pod("reports-2"))
     rig.feed.watched(None, survivor)
-    rig.feed.doubt()
+    rig.feed.answered(Permission("list", "", "pods", ""), granted=True)
     await until(lambda: rig.pods() == ["reports-2"])
     assert live["metadata"]["name"] not in rig.pods()
     running.cancel()

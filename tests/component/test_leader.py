@@ -16,6 +16,7 @@ from qwenvl_operator.lease import Lease, LeaseLost, Timing
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref
 from qwenvl_operator.observed import Store
+from qwenvl_operator.permissions import Denials
 from qwenvl_operator.workqueue import WorkQueue
 
 KEY = Key("ai", "reports")
@@ -40,7 +41,7 @@ class Candidate:
         self.metrics = Metrics()
         self.lease = Lease(cluster, namespace="system", name="qwenvl-operator", identity=identity, timing=FAST)
         self.queue = WorkQueue(self._work, self.metrics)
-        feed = Feed(Store(), cluster, self.queue, self.metrics, interval=3600.0)
+        feed = Feed(Store(), cluster, self.queue, self.metrics, Denials(), interval=3600.0)
         cluster.watch(feed.watched)
         self.leader = Leader(self.lease, feed, self.queue, self.metrics, grace=1.0)
         self.running = asyncio.create_task(self.leader.run())

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from typing import Any
 
 import pytest
 from memory_cluster import Fault, MemoryCluster
 from samples import KEY, NOW, STARTED_AT, cr_manifest, report
 
+from qwenvl_operator.conflicts import PAUSE, QUIET, TOLERATED
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.naming import GATE, REVISION_LABEL, labels
-from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref
+from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Store
-from qwenvl_operator.pods import condition
+from qwenvl_operator.permissions import Denials, Permission
+from qwenvl_operator.pods import condition, revision_of
 from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
 from qwenvl_operator.settings import Settings
@@ -36,8 +37,11 @@ class World:
         self.cluster = cluster or MemoryCluster()
         self.store = Store()
         self.reports: dict[str, WarmupReport] = {}
-        self.seconds = itertools.count()
-        self.reconciler = Reconciler(self.store, self.cluster, settings, self, now=lambda: NOW + next(self.seconds))
+        self.denials = Denials()
+        self.clock = NOW
+        self.reconciler = Reconciler(
+            self.store, self.cluster, settings, self, denials=self.denials, now=lambda: self.clock
+        )
         self.cluster.watch(self._see)
 
     async def read(self, pod: Manifest) -> WarmupReport:
@@ -46,6 +50,7 @@ class World:
         return self.reports[pod["metadata"]["name"]]
 
     async def reconcile(self) -> float | None:
+        self.clock += 1
         return await self.reconciler(KEY)
 
     def apply(self, **spec: Any) -> None:
@@ -232,6 +237,34 @@ async def test_suspend_takes_the_pods_away_and_keeps_the_rest() -> None:
     assert [len(world.cluster.all(kind)) for kind in CHILD_KINDS] == [1] * len(CHILD_KINDS)
 
 
+@pytest.mark.parametrize("rest", [{"suspend": True}, {"replicas": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"engine": {"extraArgs": ["--port=1"]}},
+        {"hardware": {"accelerator": {"count": 2, "model": "RTX3090-24G"}}},
+    ],
+    ids=["InvalidSpec", "DoesNotFit"],
+)
+async def test_what_cannot_work_can_be_suspended(wrong: dict[str, Any], rest: dict[str, Any]) -> None:
+    world = World()
+    await serve(world)
+    before = world.cluster.read(DEPLOYMENT)["spec"]
+    world.apply(**wrong, **rest)
+    await world.reconcile()
+    after = world.cluster.read(DEPLOYMENT)["spec"]
+    assert after == {**before, "replicas": 0}
+    assert find_condition(world.status(), "Stalled")["status"] == "True"
+    assert len(world.cluster.all(Kind.CONFIG_MAP)) == 1, "the revision is not let in"
+    world.roll_out()
+    world.cluster.forget_calls()
+    await world.reconcile()
+    assert [call for call in world.cluster.writes() if call.ref.kind is not Kind.CR] == []
+    world.apply()
+    await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT)["spec"] == before
+
+
 async def test_an_invalid_spec_is_said_and_the_pods_go_on() -> None:
     world = World()
     await serve(world)
@@ -301,26 +334,135 @@ async def test_somebody_elses_object_is_not_taken_over() -> None:
     assert world.ready() == ("False", "Applying")
 
 
-async def reconcile_refused(world: World, number: int, call: str) -> None:
-    """The API server forbids the call of this number, and status says which it was."""
-    world.cluster.faults[number] = Fault(ApiError(403, "Forbidden", f"cannot {call}", call=call))
+def forbidden(verb: str, resource: str) -> ApiError:
+    message = f'User "operator" cannot {verb} resource "{resource}" in API group "" in the namespace "ai"'
+    return ApiError(403, "Forbidden", message, call=f"{verb} {resource} ai/reports")
+
+
+def stalled(world: World) -> tuple[str, str, str]:
+    found = find_condition(world.status(), "Stalled")
+    return found["status"], found["reason"], found["message"]
+
+
+async def reconcile_refused(world: World, number: int, verb: str, resource: str) -> None:
+    """The API server forbids the call of this number, and status says which right is lacking."""
+    world.cluster.faults[number] = Fault(forbidden(verb, resource))
     with pytest.raises(ApiError):
         await world.reconcile()
-    stalled = find_condition(world.status(), "Stalled")
-    assert (stalled["status"], stalled["reason"]) == ("True", "ApplyRefused")
-    assert call in stalled["message"]
+    status, reason, message = stalled(world)
+    assert (status, reason) == ("True", "PermissionMissing")
+    assert f"may not {verb} {resource} in namespace ai" in message
     world.cluster.faults.clear()
+
+
+async def test_a_forbidden_write_is_said_with_the_right_that_is_lacking() -> None:
+    world = World()
+    world.apply()
+    await reconcile_refused(world, 6, "patch", "services")
+    await world.reconcile()
+    assert world.ready() == ("False", "Applying")
 
 
 async def test_a_refused_write_is_said_with_the_call() -> None:
     world = World()
     world.apply()
-    await reconcile_refused(world, 6, "patch services ai/reports")
+    world.cluster.faults[6] = Fault(ApiError(422, "Invalid", "spec.ports: no", call="patch services ai/reports"))
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    assert stalled(world) == ("True", "ApplyRefused", "patch services ai/reports: 422 Invalid: spec.ports: no")
+
+
+async def test_a_kind_that_may_not_be_watched_is_said_and_the_children_go_on() -> None:
+    world = World()
+    await serve(world)
+    world.denials.note(Permission("watch", "", "pods", "ai"), granted=False)
+    world.apply(replicas=2)
     await world.reconcile()
-    assert world.ready() == ("False", "Applying")
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 2
+    assert stalled(world)[:2] == ("True", "PermissionMissing")
+    assert "may not watch pods in namespace ai" in stalled(world)[2]
+    world.denials.note(Permission("watch", "", "pods", "ai"), granted=True)
+    await world.reconcile()
+    assert stalled(world)[0] == "False"
 
 
-async def test_a_gate_that_may_not_be_written_is_said_with_the_call_and_the_rest_goes_on() -> None:
+async def test_without_the_right_to_write_events_everything_else_goes_on() -> None:
+    world = World()
+    world.apply(engine={"extraArgs": ["--port=1"]})
+    world.cluster.faults[2] = Fault(forbidden("create", "events"))
+    assert await world.reconcile() is None
+    assert world.cluster.calls[1].ref.kind is Kind.EVENT
+    assert world.ready() == ("False", "InvalidSpec")
+
+
+async def test_without_the_right_to_see_nodes_a_revision_is_replaced_as_if_there_were_no_room() -> None:
+    world = World()
+    await serve(world)
+    world.apply(engine={"maxNumSeqs": 8})
+    world.cluster.forget_calls()
+    world.cluster.faults[1] = Fault(forbidden("list", "nodes"))
+    await world.reconcile()
+    assert world.cluster.calls[0].ref.kind is Kind.NODE
+    assert world.cluster.read(DEPLOYMENT)["spec"]["strategy"]["type"] == "Recreate"
+    assert revision_of(world.cluster.read(DEPLOYMENT)["spec"]["template"]) == world.resource().revision
+
+
+def take_over(live: Manifest) -> None:
+    """Another controller's write."""
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "theirs"
+    fields = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"runtime"}': {"f:image": {}}}}}}}
+    live["metadata"]["managedFields"] = [{"manager": "their-controller", "fieldsV1": fields}]
+
+
+async def test_a_child_that_somebody_keeps_changing_is_said_and_repaired_slowly_until_they_stop() -> None:
+    world = World()
+    await serve(world)
+    for _ in range(TOLERATED):
+        world.cluster.edit(DEPLOYMENT, take_over)
+        await world.reconcile()
+        assert image(world) == "registry.local/runtime:1"
+        assert stalled(world)[0] == "False"
+    world.cluster.edit(DEPLOYMENT, take_over)
+    assert await world.reconcile() == PAUSE
+    status, reason, message = stalled(world)
+    assert (status, reason) == ("True", "FieldManagerConflict")
+    assert "their-controller keeps changing spec.template.spec.containers[runtime].image of Deployment" in message
+    assert find_condition(world.status(), "Available")["status"] == "True"
+    # For ten minutes they write as fast as they can.
+    world.cluster.forget_calls()
+    for _ in range(600):
+        world.cluster.edit(DEPLOYMENT, take_over)
+        assert await world.reconcile() is not None
+    repairs = [call for call in world.cluster.writes() if call.ref.kind is not Kind.CR]
+    assert len(repairs) == 600 / PAUSE
+    assert world.cluster.verbs()["patch/status"] == 0, "nothing new is said"
+    world.clock += PAUSE
+    assert await world.reconcile() == QUIET - PAUSE - 1
+    world.clock += QUIET
+    assert await world.reconcile() is None
+    assert image(world) == "registry.local/runtime:1"
+    assert stalled(world)[0] == "False"
+
+
+async def test_what_a_webhook_undoes_is_tried_again_until_it_is_said() -> None:
+    class Webhook(MemoryCluster):
+        async def apply(self, manifest: Manifest) -> Manifest:
+            live = await super().apply(manifest)
+            return self.edit(ref_of(live), take_over) if live["kind"] == "Deployment" else live
+
+    world = World(Webhook())
+    world.apply()
+    for _ in range(TOLERATED + 1):
+        assert await world.reconcile() == pytest.approx(5.0)
+    await world.reconcile()
+    assert world.ready() == ("False", "FieldManagerConflict")
+
+
+def image(world: World) -> str:
+    return str(world.cluster.read(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+async def test_a_gate_that_may_not_be_written_is_said_with_the_right_and_the_rest_goes_on() -> None:
     world = World()
     world.apply()
     await world.reconcile()
@@ -328,7 +470,7 @@ async def test_a_gate_that_may_not_be_written_is_said_with_the_call_and_the_rest
     world.reports[POD.name] = report(world.resource())
     world.apply(replicas=2)
     world.cluster.forget_calls()
-    await reconcile_refused(world, 1, "patch pods/status ai/reports-1")
+    await reconcile_refused(world, 1, "patch", "pods/status")
     assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 2
     await world.reconcile()
     assert condition(world.cluster.read(POD), GATE)["status"] == "True"

@@ -15,11 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from memory_cluster import Fault, MemoryCluster
 from samples import KEY, NOW, cr_manifest, pod, report
 
+from qwenvl_operator.conflicts import QUIET
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.naming import GATE, REVISION_LABEL
 from qwenvl_operator.objects import CHILD_KINDS, WATCHED_KINDS, Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Store
+from qwenvl_operator.permissions import Denials
 from qwenvl_operator.pods import condition, container
 from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
@@ -154,7 +156,7 @@ class Sequences(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.store = Store()
-        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, now=self.now)
+        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, denials=Denials(), now=self.now)
         self.confirm()
 
     # What has to hold.
@@ -167,6 +169,8 @@ class Sequences(RuleBasedStateMachine):
             self.loop.close()
 
     def settle(self) -> None:
+        # Whoever fought about a child has stopped.
+        self.seconds = itertools.count(next(self.seconds) + round(QUIET))
         if self.has_missed:
             self.confirm()
         for _ in range(12):
@@ -196,7 +200,7 @@ class Sequences(RuleBasedStateMachine):
         cr = self.cluster.read(CR)
         clean.watch(lambda _, manifest: store.put(manifest) and None)
         clean.write({**cr_of({}), "spec": cr["spec"]})
-        self.run(Reconciler(store, clean, SETTINGS, self, now=self.now)(KEY))
+        self.run(Reconciler(store, clean, SETTINGS, self, denials=Denials(), now=self.now)(KEY))
         for kind in CHILD_KINDS:
             assert outline(self.cluster.all(kind)) == outline(clean.all(kind))
 

@@ -21,10 +21,18 @@ from qwenvl_operator.feed import LISTED
 from qwenvl_operator.handlers import UNUSED_FINALIZER, Backoffs, build_settings, missing_watchers, open_session
 from qwenvl_operator.naming import MANAGED_SELECTOR
 from qwenvl_operator.objects import Kind
+from qwenvl_operator.permissions import Permission
 
 
 def kopf_resource(kind: Kind) -> Any:
     return KopfResource(kind.value.group, kind.value.version, kind.value.plural, namespaced=True)
+
+
+class Told(list[tuple[str, bool]]):
+    """What the watches' session says of the answers."""
+
+    def answered(self, right: Permission, *, granted: bool) -> None:
+        self.append((f"{right.verb} {right.resource}", granted))
 
 
 @pytest.fixture(name="paused")
@@ -65,14 +73,14 @@ async def test_the_probe_knows_the_watchers_by_the_names_that_kopf_gives_them(
     await asyncio.wait(ensemble.watcher_tasks.values())
 
 
-async def test_a_watch_that_starts_over_is_noticed_although_it_lists_nothing() -> None:
+async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothing_of_them() -> None:
     async def answer(request: web.Request) -> web.Response:
-        refused = "refused" in request.query
-        return web.json_response({"items": []}, status=503 if refused else 200)
+        return web.json_response({"items": []}, status=int(request.query.get("status", 200)))
 
     app = web.Application()
     app.router.add_get("/api/v1/pods", answer)
-    told: list[str] = []
+    app.router.add_get("/apis", answer)
+    told = Told()
     async with TestServer(app) as server:
         credentials = Connection(
             server=str(server.make_url("/")),
@@ -84,13 +92,17 @@ async def test_a_watch_that_starts_over_is_noticed_although_it_lists_nothing() -
             scheme="Bearer",
             token="secret",
         )
-        access = open_session(credentials, lambda: told.append("listed"))
+        access = open_session(credentials, told)
         async with access.aiohttp_session as session:
-            for query in ("?watch=true", "?refused=1"):
-                (await session.get(server.make_url(f"/api/v1/pods{query}"))).release()
-            assert told == []
-            (await session.get(server.make_url("/api/v1/pods?limit=500"))).release()
-            assert told == ["listed"]
+            for path in (
+                "/apis",
+                "/api/v1/pods?status=503",
+                "/api/v1/pods?limit=500",
+                "/api/v1/pods?watch=true",
+                "/api/v1/pods?watch=true&status=403",
+            ):
+                (await session.get(server.make_url(path))).release()
+            assert told == [("list pods", True), ("watch pods", True), ("watch pods", False)]
 
 
 def test_before_kopf_has_reached_the_api_server_nothing_is_missing() -> None:

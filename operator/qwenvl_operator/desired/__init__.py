@@ -6,10 +6,11 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import config_map, deployment, disruption_budget, pod_template, service, service_account
 from qwenvl_operator.desired.child import stamp
 from qwenvl_operator.desired.config_map import Recorded
+from qwenvl_operator.desired.deployment import emptied
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.rollout import Strategy
 
-__all__ = ["Recorded", "desired_children", "render"]
+__all__ = ["Recorded", "desired_children", "emptied", "render"]
 
 
 def render(cr: CustomResource, runtime_image: str) -> Recorded:

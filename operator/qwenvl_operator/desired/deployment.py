@@ -10,6 +10,15 @@ from qwenvl_operator.objects import Kind, Manifest
 from qwenvl_operator.rollout import Strategy
 
 
+def emptied(live: Manifest) -> Manifest:
+    """The Deployment as it is, less its pods: for a CR that wants none, and of which nothing else can be built."""
+    metadata = {
+        name: live["metadata"][name] for name in ("name", "namespace", "labels", "annotations", "ownerReferences")
+    }
+    identity = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata}
+    return {**identity, "spec": {**live["spec"], "replicas": 0}}
+
+
 def build(cr: CustomResource, template: Manifest, strategy: Strategy) -> Manifest:
     return child(
         cr,
