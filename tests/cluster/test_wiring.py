@@ -5,33 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
+from cluster.installation import Installed
 from cluster.operator_process import Link, OperatorProcess, eventually, operator_process, rest
+from cluster.resources import custom_resource, find, is_seen, make_namespace
 from harness.cluster import Cluster
-from harness.commands import CommandError
-from harness.manifests import render
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds/qwenvl.io_qwenvldeployments.yaml"
 NEVER = 3600
 Start = Callable[..., OperatorProcess]
-
-
-@pytest.fixture(name="cluster", scope="module")
-def _cluster(control_plane: Cluster) -> Cluster:
-    control_plane.kubectl("apply", "--server-side", "--filename", CRD)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", CRD)
-    return control_plane
 
 
 @pytest.fixture(name="namespace")
@@ -55,102 +44,31 @@ def _start(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Start]:
         context.__exit__(None, None, None)
 
 
-def make_namespace(cluster: Cluster) -> str:
-    name = f"wiring-{uuid.uuid4().hex[:8]}"
-    cluster.kubectl("create", "namespace", name)
-    return name
-
-
-def custom_resource(namespace: str, name: str = "reports", **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "qwenvl.io/v1alpha1",
-        "kind": "QwenVLDeployment",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"model": {"source": {"persistentVolumeClaim": {"claimName": "weights"}}}, **spec},
-    }
-
-
-def find(cluster: Cluster, namespace: str, what: str) -> dict[str, Any] | None:
-    try:
-        return cluster.get(what, f"--namespace={namespace}")
-    except CommandError as error:
-        if "NotFound" in error.output:
-            return None
-        raise
-
-
-def is_seen(cluster: Cluster, namespace: str, name: str = "reports") -> bool:
-    """Whether the operator has said something about the CR's present generation."""
-    cr = find(cluster, namespace, f"qvl/{name}")
-    return cr is not None and cr["status"]["observedGeneration"] == cr["metadata"]["generation"]
-
-
 def holder(cluster: Cluster, namespace: str) -> str | None:
     lease = find(cluster, namespace, "lease/qwenvl-operator")
     return lease["spec"].get("holderIdentity") if lease else None
 
 
-def of_operator(event: dict[str, Any], user: str) -> bool:
-    return bool(event["user"]["username"] == user)
-
-
 # With the chart's least rights, in namespaced mode.
-
-
-class Installed:
-    """The operator as the chart installs it, for one namespace, as its service account."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster = cluster
-        self.home, self.watched, self.other = (make_namespace(cluster) for _ in range(3))
-        arguments = (f"--set=watchNamespaces={{{self.watched}}}", "--set=rbac.aggregateToDefaultRoles=false")
-        text = render(*arguments).replace("namespace: qwenvl-system", f"namespace: {self.home}")
-        kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-        manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest and manifest["kind"] in kinds]
-        assert not any(manifest["kind"].startswith("Cluster") for manifest in manifests)
-        cluster.apply(*manifests)
-        account = next(manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "ServiceAccount")
-        self.user = f"system:serviceaccount:{self.home}:{account}"
-        self.kubeconfig = folder / "account.kubeconfig"
-        token = cluster.kubectl("create", "token", account, f"--namespace={self.home}").strip()
-        self.kubeconfig.write_text(json.dumps(kubeconfig_with(cluster, {"token": token})))
-
-    def requests(self) -> list[dict[str, Any]]:
-        """What the operator has asked, its lease left out."""
-        return [
-            event
-            for event in self.cluster.audit_events()
-            if of_operator(event, self.user) and event.get("objectRef", {}).get("resource") != "leases"
-        ]
-
-
-def kubeconfig_with(cluster: Cluster, user: dict[str, str]) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(cluster.kubeconfig.read_text())
-    return {**config, "users": [{"name": config["users"][0]["name"], "user": user}]}
 
 
 @pytest.fixture(name="installed", scope="module")
 def _installed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     folder = tmp_path_factory.mktemp("installed")
     installed = Installed(cluster, folder)
-    settings = {
-        "namespaces": installed.watched,
-        "lease_namespace": installed.home,
-        "identity": "pod-a",
-        "resync_seconds": str(NEVER),
-    }
-    with operator_process(installed.kubeconfig, folder, **settings) as process:
+    with operator_process(installed.kubeconfig, folder, **installed.settings, resync_seconds=str(NEVER)) as process:
         process.wait_until_leading()
         yield installed
 
 
 def test_a_resource_gets_its_children_and_a_status(installed: Installed) -> None:
     cluster, namespace = installed.cluster, installed.watched
-    cluster.apply(custom_resource(namespace), custom_resource(installed.other))
+    other = make_namespace(cluster)
+    cluster.apply(custom_resource(namespace), custom_resource(other))
     eventually(lambda: is_seen(cluster, namespace), "the resource has a status")
     assert find(cluster, namespace, "deployment/reports")
     # A namespace that is not watched is left alone.
-    unseen = cluster.get("qvl/reports", f"--namespace={installed.other}")
+    unseen = cluster.get("qvl/reports", f"--namespace={other}")
     assert unseen["status"]["observedGeneration"] == -1
 
 
@@ -289,9 +207,9 @@ def test_wrong_settings_are_named(start: Start) -> None:
     assert line["message"].startswith("environment variable QWENVL_RESYNC_SECONDS: ")
 
 
-def test_credentials_are_never_logged(installed: Installed, start: Start) -> None:
+def test_credentials_are_never_logged(installed: Installed, namespace: str, start: Start) -> None:
     token = json.loads(installed.kubeconfig.read_text())["users"][0]["user"]["token"]
-    process = start(installed.kubeconfig, namespaces=installed.other, lease_namespace=installed.other)
+    process = start(installed.kubeconfig)
     eventually(lambda: any("403" in line["message"] for line in process.logs()), "the operator is refused")
     process.stop()
     text = process.log_file.read_text()
