@@ -10,7 +10,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
 
-.PHONY: fuzz help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
+.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
@@ -18,6 +18,7 @@ help:
 	@echo "make test        everything that is checked: lint, unit, component, cluster and end-to-end tests"
 	@echo "make test-unit   the tests that need no cluster, in seconds"
 	@echo "make fuzz        100,000 hostile requests to the front of a runtime pod"
+	@echo "make rest        what the operator asks of the API server in five minutes in which nothing happens"
 	@echo "make lint        ruff, mypy and the import contracts"
 	@echo "make format      format the code and fix what can be fixed by itself"
 	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
@@ -57,6 +58,10 @@ test-unit: .venv/unit
 # As many hostile requests as FUZZ_REQUESTS says, the same ones for the same FUZZ_SEED.
 fuzz: .venv/unit
 	cd tests && PYTHONPATH=. ../$(PYTHON) -m component.runtime.fuzz --requests $(or $(FUZZ_REQUESTS),100000) --seed $(or $(FUZZ_SEED),1)
+
+# What the cluster tests look at for a minute, for five.
+rest: .venv/unit
+	REST_SECONDS=300 $(PYTEST) tests/cluster/test_gitops.py
 
 lint: .venv/all
 	$(PYTHON) -m ruff format --check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class InvalidSpec(Exception):  # noqa: N818 - an outcome of a reconcile, named after the condition's reason
-    """The spec cannot work as it stands: `Stalled` until its generation changes, or until what is in its way has
+    """What the spec asks for cannot be had: `Stalled` until its generation changes, or until what is in its way has
     gone, which is looked for every `after` seconds."""
 
     def __init__(self, reason: str, message: str, *, after: float | None = None) -> None:

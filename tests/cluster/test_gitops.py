@@ -24,7 +24,7 @@ from qwenvl_operator.conflicts import TOLERATED
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.status import find_condition
 
-# How long 20 resources are watched to cause no request. CONTRIBUTING names the command for a longer look.
+# How long 20 resources are watched to cause no request; `make rest` takes longer.
 REST_SECONDS = float(os.environ.get("REST_SECONDS", "60"))
 RESYNC = 20
 AT_REST = 20
