@@ -103,8 +103,8 @@ class Reconciler:
         try:
             cr = CustomResource.parse(observed.cr)
             again = await self._apply_children(cr, observed)
-        except InvalidSpec:
-            await self._suspend(observed)
+        except (InvalidSpec, ApiError):
+            await self._suspend(key)
             raise
         if right := self._denials.about(key.namespace):
             raise InvalidSpec(Reason.PERMISSION_MISSING, right.explain())
@@ -143,11 +143,12 @@ class Reconciler:
             self._conflicts.repaired(cr.key, manifest, now, conflict)
         return not differs(manifest, live)
 
-    async def _suspend(self, observed: Observed) -> None:
-        """Take the pods away although nothing else can be done: that is what suspending is good for."""
-        live = observed.deployment()
-        if live and live["spec"].get("replicas") and wants_no_pods(observed.cr):
-            logger.info("%s/%s: no pods", live["metadata"]["namespace"], live["metadata"]["name"])
+    async def _suspend(self, key: Key) -> None:
+        """Take the pods away, if that is asked for, although nothing else can be done."""
+        observed = self._store.observe(key)
+        live = observed.deployment() if observed else None
+        if observed and live and live["spec"].get("replicas") and wants_no_pods(observed.cr):
+            logger.info("%s/%s: no pods", *key)
             self._store.put(await self._cluster.apply(emptied(live)))
 
     def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:

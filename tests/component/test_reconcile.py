@@ -265,6 +265,18 @@ async def test_what_cannot_work_can_be_suspended(wrong: dict[str, Any], rest: di
     assert world.cluster.read(DEPLOYMENT)["spec"] == before
 
 
+async def test_what_the_api_server_refuses_can_be_suspended() -> None:
+    world = World()
+    await serve(world)
+    world.apply(engine={"maxNumSeqs": 8}, suspend=True)
+    world.cluster.forget_calls()
+    world.cluster.faults[2] = Fault(ApiError(422, "Invalid", "data: too long", call="patch configmaps ai/reports"))
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 0
+    assert world.ready() == ("False", "ApplyRefused")
+
+
 async def test_an_invalid_spec_is_said_and_the_pods_go_on() -> None:
     world = World()
     await serve(world)
