@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 from qwenvl_operator.causes import CRASHES, explain_refusal
+from qwenvl_operator.children import Children
 from qwenvl_operator.cluster import Cluster
-from qwenvl_operator.conflicts import Conflicts, explain
-from qwenvl_operator.custom_resource import CustomResource, wants_no_pods
-from qwenvl_operator.desired import Recorded, desired_children, emptied, render
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.events import build_event
 from qwenvl_operator.fit import Fit
@@ -20,7 +20,7 @@ from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.permissions import Denials
-from qwenvl_operator.plan import differs, make_plan, refuse_foreign
+from qwenvl_operator.plan import make_plan, refuse_foreign
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
@@ -63,7 +63,7 @@ class Reconciler:
         self._settings = settings
         self._reports = reports
         self._denials = denials
-        self._conflicts = Conflicts()
+        self._children = Children(store, cluster, now)
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
 
@@ -71,7 +71,7 @@ class Reconciler:
         """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
-            self._conflicts.forget(key)
+            self._children.conflicts.forget(key)
             return None
         warmups = await self._gatekeeper.tend(key, observed.pods)
         try:
@@ -104,11 +104,11 @@ class Reconciler:
             cr = CustomResource.parse(observed.cr)
             again = await self._apply_children(cr, observed)
         except (InvalidSpec, ApiError):
-            await self._suspend(key)
+            await self._children.suspend(key)
             raise
         if right := self._denials.about(key.namespace):
             raise InvalidSpec(Reason.PERMISSION_MISSING, right.explain())
-        if conflict := self._conflicts.ongoing(key, self._now()):
+        if conflict := self._children.conflicts.ongoing(key, self._now()):
             raise InvalidSpec(Reason.FIELD_MANAGER_CONFLICT, conflict.message, after=conflict.again)
         return cr, again
 
@@ -118,38 +118,17 @@ class Reconciler:
         strategy = await self._strategy(cr, observed)
         desired = desired_children(cr, recorded, strategy)
         plan = make_plan(desired, observed, cr.revision)
-        has_stayed = [await self._write(cr, manifest, ref_of(manifest) in observed.children) for manifest in plan.apply]
-        for manifest in plan.prune:
+        have_stayed = True
+        for manifest in plan.apply:
             ref = ref_of(manifest)
-            logger.info("%s/%s: delete %s %s", *cr.key, ref.kind.value.kind, ref.name)
-            await self._cluster.delete(ref, manifest["metadata"]["uid"])
-            self._store.remove(manifest)
-        return None if all(has_stayed) else UNDONE_RETRY
-
-    async def _write(self, cr: CustomResource, manifest: Manifest, is_there: bool) -> bool:
-        """Apply a child, unless it is fought about and has just been repaired; says whether it is as desired then."""
-        ref, now, conflict = ref_of(manifest), self._now(), ""
-        if not is_there:
+            if ref in observed.children:
+                have_stayed &= await self._children.repair(cr.key, manifest)
+                continue
             refuse_foreign(ref, await self._cluster.get(ref), cr.uid)
-        elif not self._conflicts.may_repair(cr.key, manifest, now):
-            return True
-        elif self._conflicts.is_one_too_many(cr.key, manifest, now):
-            contested = await self._cluster.get(ref)
-            conflict = explain(manifest, contested) if contested else ""
-        logger.info("%s/%s: apply %s %s", *cr.key, ref.kind.value.kind, ref.name)
-        live = await self._cluster.apply(manifest)
-        self._store.put(live)
-        if is_there:
-            self._conflicts.repaired(cr.key, manifest, now, conflict)
-        return not differs(manifest, live)
-
-    async def _suspend(self, key: Key) -> None:
-        """Take the pods away, if that is asked for, although nothing else can be done."""
-        observed = self._store.observe(key)
-        live = observed.deployment() if observed else None
-        if observed and live and live["spec"].get("replicas") and wants_no_pods(observed.cr):
-            logger.info("%s/%s: no pods", *key)
-            self._store.put(await self._cluster.apply(emptied(live)))
+            have_stayed &= await self._children.apply(cr.key, manifest)
+        for live in plan.prune:
+            await self._children.delete(cr.key, live)
+        return None if have_stayed else UNDONE_RETRY
 
     def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:
         ref = Ref(Kind.CONFIG_MAP, cr.key.namespace, config_map_name(cr.key, cr.revision))

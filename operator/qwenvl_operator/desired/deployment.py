@@ -12,9 +12,8 @@ from qwenvl_operator.rollout import Strategy
 
 def emptied(live: Manifest) -> Manifest:
     """The Deployment as it is, less its pods: for a CR that wants none, and of which nothing else can be built."""
-    metadata = {
-        name: live["metadata"][name] for name in ("name", "namespace", "labels", "annotations", "ownerReferences")
-    }
+    ours = ("name", "namespace", "labels", "annotations", "ownerReferences")
+    metadata = {name: value for name, value in live["metadata"].items() if name in ours}
     identity = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": metadata}
     return {**identity, "spec": {**live["spec"], "replicas": 0}}
 
