@@ -100,6 +100,14 @@ def test_a_list_of_one_kind_leaves_the_others_alone() -> None:
     assert len(observed.pods) == 1
 
 
+def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
+    store = filled()
+    store.replace(Kind.POD, [], store.mark(), "lab")
+    assert len(seen(store).pods) == 1
+    store.replace(Kind.POD, [], store.mark(), KEY.namespace)
+    assert seen(store).pods == ()
+
+
 def test_managed_fields_are_not_kept() -> None:
     store = filled()
     store.put(version(pod(CR), 9, managedFields=[{"manager": "kubelet"}]))
