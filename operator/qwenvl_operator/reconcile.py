@@ -30,6 +30,7 @@ from qwenvl_operator.snapshots import INTERVAL, loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Verdict
 
+PAST_RETRY = 0.1
 # What a write left as it was, by the doing of a webhook, is tried again until it is clear that it is no accident.
 UNDONE_RETRY = 5.0
 # Worth a Warning although it may pass by itself.
@@ -118,6 +119,8 @@ class Reconciler:
         strategy = await self._strategy(cr, observed)
         desired = desired_children(cr, recorded, strategy)
         plan = make_plan(desired, observed, cr.revision)
+        if plan.apply or plan.prune:
+            await self._refuse_past(cr, observed)
         have_stayed = True
         for manifest in plan.apply:
             ref = ref_of(manifest)
@@ -159,6 +162,17 @@ class Reconciler:
             logger.warning("%s/%s: no look for free GPUs: %s", *cr.key, error)
             return None
         return free_room(cr, nodes, pods)
+
+    async def _refuse_past(self, cr: CustomResource, observed: Observed) -> None:
+        """Watches lag, and after a restart a list may be older than what was acted on before: no write follows a spec
+        that has been replaced, nor is a child made for a resource that is gone."""
+        live = await self._cluster.get(Ref(Kind.CR, *cr.key))
+        if live is None:
+            self._store.remove(observed.cr)
+            raise Waiting(PAST_RETRY, "The resource is gone.")
+        if (live["metadata"]["uid"], live["metadata"]["generation"]) != (cr.uid, cr.generation):
+            self._store.put(live)
+            raise Waiting(PAST_RETRY, "The resource has changed.")
 
     async def _say_problem(self, key: Key, reason: Reason, message: str) -> None:
         observed = self._store.observe(key)

@@ -346,6 +346,29 @@ async def test_somebody_elses_object_is_not_taken_over() -> None:
     assert world.ready() == ("False", "Applying")
 
 
+async def test_a_spec_that_was_replaced_unseen_is_not_followed() -> None:
+    world = World()
+    await serve(world)
+    world.apply(replicas=2)
+    world.cluster.holds_events = True
+    world.apply(replicas=3)
+    world.cluster.forget_calls()
+    assert await world.reconcile() == pytest.approx(0.1)
+    assert world.cluster.writes() == []
+    await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 3
+
+
+async def test_a_resource_that_went_unseen_gets_no_children() -> None:
+    world = World()
+    world.apply()
+    world.cluster.holds_events = True
+    world.cluster.remove(CR)
+    await world.reconcile()
+    assert await world.reconcile() is None
+    assert world.cluster.writes() == []
+
+
 def forbidden(verb: str, resource: str) -> ApiError:
     message = f'User "operator" cannot {verb} resource "{resource}" in API group "" in the namespace "ai"'
     return ApiError(403, "Forbidden", message, call=f"{verb} {resource} ai/reports")

@@ -6,13 +6,12 @@ import asyncio
 import itertools
 import os
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from memory_cluster import Fault, MemoryCluster
+from memory_cluster import Call, Fault, MemoryCluster
 from samples import KEY, NOW, cr_manifest, pod, report
 
 from qwenvl_operator.conflicts import QUIET
@@ -36,6 +35,7 @@ SPECS = st.fixed_dictionaries(
     {"replicas": st.integers(0, 2), "suspend": st.booleans()},
     optional={"engine": st.sampled_from([{"maxNumSeqs": 9}, {"maxNumSeqs": 10}])},
 )
+Event = tuple[str, Manifest]
 KINDS = st.sampled_from(CHILD_KINDS)
 FAULTS = st.builds(
     Fault,
@@ -51,15 +51,14 @@ class Sequences(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.cluster = MemoryCluster()
-        self.pending: dict[Ref, list[tuple[str, Manifest]]] = {}
-        self.seen: list[Manifest] = []
+        self.history: list[Event] = []
+        self.pending: dict[Ref, list[Event]] = {}
+        self.seen: list[Event] = []
         self.has_missed = False
         self.pods = 0
         self.seconds = itertools.count()
         self.restart()
-        self.cluster.watch(
-            lambda event, manifest: self.pending.setdefault(ref_of(manifest), []).append((event, manifest))
-        )
+        self.cluster.watch(self.happen)
         self.cluster.write(cr_of({}))
 
     # What users, controllers and kubelets do.
@@ -116,22 +115,19 @@ class Sequences(RuleBasedStateMachine):
     @precondition(lambda self: self.pending)
     @rule(data=st.data(), coalesced=st.booleans())
     def deliver(self, data: st.DataObject, coalesced: bool) -> None:
-        """Of objects in any order, of one object in its own: all its events, or the first alone."""
+        """Of objects in any order, of one object too: one of its events, or the last alone of all."""
         ref = data.draw(st.sampled_from(list(self.pending)), label="of")
         events = self.pending.pop(ref)
-        if coalesced:
-            events = events[-1:]
-        elif len(events) > 1:
-            self.pending[ref] = events[1:]
-            events = events[:1]
-        for event in events:
-            self.see(*event)
+        event = events.pop(-1 if coalesced else data.draw(st.integers(0, len(events) - 1), label="which"))
+        if events and not coalesced:
+            self.pending[ref] = events
+        self.see(*event)
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
     def hear_again(self, data: st.DataObject) -> None:
         """The late answer to a write, or an event that comes twice."""
-        self.see("MODIFIED", data.draw(st.sampled_from(self.seen), label="what"))
+        self.see(*data.draw(st.sampled_from(self.seen), label="what"))
 
     @precondition(lambda self: self.pending)
     @rule()
@@ -148,16 +144,29 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(k=st.integers(1, 14), fault=FAULTS)
     def reconcile_with_a_fault(self, k: int, fault: Fault) -> None:
-        self.cluster.forget_calls()
         self.cluster.faults = {k: fault}
         self.try_to_reconcile()
         self.cluster.faults = {}
 
     @rule()
     def restart(self) -> None:
-        self.store = Store()
-        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, denials=Denials(), now=self.now)
+        self.start()
         self.confirm()
+
+    @rule(data=st.data())
+    def restart_in_the_past(self, data: st.DataObject) -> None:
+        """From lists out of an API server's old cache; the watches then tell what came since."""
+        self.start()
+        self.pending.clear()
+        self.has_missed = False
+        for kind in (Kind.CR, *WATCHED_KINDS):
+            events = [event for event in self.history if Kind.of(event[1]) is kind]
+            then = data.draw(st.integers(0, len(events)), label=kind.value.plural)
+            last = {ref_of(manifest): (event, manifest) for event, manifest in events[:then]}
+            listed = [manifest for event, manifest in last.values() if event != "DELETED"]
+            self.store.replace(kind, listed, self.store.mark())
+            for event, manifest in events[then:]:
+                self.pending.setdefault(ref_of(manifest), []).append((event, manifest))
 
     # What has to hold.
 
@@ -229,14 +238,28 @@ class Sequences(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
+    def start(self) -> None:
+        self.store = Store()
+        self.seen = []
+        self.reconciler = Reconciler(self.store, self.cluster, SETTINGS, self, denials=Denials(), now=self.now)
+
     def try_to_reconcile(self) -> None:
-        """An error is for the queue, which tries again."""
-        with suppress(ApiError):
+        """An error is for the queue, which tries again. No Deployment goes back, whatever the operator has heard."""
+        self.cluster.forget_calls()
+        try:
             self.run(self.reconciler(KEY))
+        except ApiError:
+            return
+        if Call("patch", DEPLOYMENT) in self.cluster.calls and self.cluster.all(Kind.DEPLOYMENT):
+            assert self.cluster.read(DEPLOYMENT)["spec"]["replicas"] == self.resource().replicas
+
+    def happen(self, event: str, manifest: Manifest) -> None:
+        self.history.append((event, manifest))
+        self.pending.setdefault(ref_of(manifest), []).append((event, manifest))
 
     def see(self, event: str, manifest: Manifest) -> None:
         if Kind.of(manifest) in (Kind.CR, *WATCHED_KINDS):
-            self.seen.append(manifest)
+            self.seen.append((event, manifest))
             (self.store.remove if event == "DELETED" else self.store.put)(manifest)
 
     def confirm(self) -> None:
