@@ -129,6 +129,10 @@ def test_kopf_is_asked_to_write_nothing_and_to_need_no_more_rights() -> None:
     assert isinstance(settings.watching.server_timeout, int)
 
 
+def test_a_silent_watch_is_given_up_some_seconds_after_a_bookmark_is_overdue() -> None:
+    assert 62 < build_settings().watching.inactivity_timeout <= 70
+
+
 def test_attempts_never_end_and_their_pauses_are_bounded() -> None:
     pauses = list(itertools.islice(Backoffs(first=0.5, cap=30.0), 1000))
     assert len(pauses) == 1000
