@@ -1,0 +1,182 @@
+"""What holds of plan and status whatever is there: no table has all of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import given
+from samples import KEY, NOW, cr_manifest, custom_resource, live_children, observed, pod
+
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.desired import desired_children, render
+from qwenvl_operator.naming import labels
+from qwenvl_operator.objects import Kind, Manifest, Ref, owner_uid, ref_of
+from qwenvl_operator.observed import Observed, Store
+from qwenvl_operator.plan import Plan, make_plan
+from qwenvl_operator.pods import parse_time
+from qwenvl_operator.rollout import Strategy, is_rolled_out
+from qwenvl_operator.status import Status, derive_status, find_condition, is_same
+from qwenvl_operator.verdict import Facts
+
+SPECS = st.fixed_dictionaries(
+    {},
+    optional={
+        "replicas": st.integers(0, 3),
+        "suspend": st.booleans(),
+        "engine": st.sampled_from([{"maxNumSeqs": 8}, {"maxModelLen": 8192}]),
+        "warmup": st.sampled_from([{"gatePolicy": "Strict"}, {"gatePolicy": "Fallback"}]),
+    },
+)
+DEPLOYMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "observedGeneration": st.integers(0, 1),
+        "replicas": st.integers(0, 3),
+        "updatedReplicas": st.integers(0, 3),
+        "conditions": st.sampled_from(
+            [
+                [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}],
+                [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}],
+            ]
+        ),
+    },
+)
+SERVING = {"ready": True, "gate": True}
+PODS = st.lists(
+    st.just(SERVING)
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "revision": st.just("old"),
+            "scheduled": st.booleans(),
+            "running": st.booleans(),
+            "started": st.booleans(),
+            "ready": st.booleans(),
+            "waiting": st.sampled_from(["ImagePullBackOff", "CrashLoopBackOff", "CreateContainerConfigError"]),
+            "exit_code": st.integers(1, 13),
+            "restarts": st.integers(0, 5),
+        },
+    ),
+    max_size=4,
+)
+EDITS: tuple[Callable[[Manifest], object], ...] = (
+    lambda child: child["metadata"].update(annotations={}),
+    lambda child: child["metadata"]["labels"].pop("app.kubernetes.io/name"),
+    lambda child: child["metadata"]["labels"].update(team="a"),
+    lambda child: child.get("spec", {}).update(replicas=7),
+)
+
+
+@st.composite
+def children(draw: st.DrawFn, cr: CustomResource) -> dict[Ref, Manifest]:
+    """Children of this spec and of one before it, some missing, some edited by others."""
+    found = copy.deepcopy({**live_children(custom_resource(**draw(SPECS))), **live_children(cr, **draw(DEPLOYMENTS))})
+    for ref in draw(st.sets(st.sampled_from(sorted(found, key=str)))):
+        del found[ref]
+    for child in found.values():
+        draw(st.sampled_from((lambda _: None, *EDITS)))(child)
+    return found
+
+
+def plan_of(cr: CustomResource, seen: Observed) -> Plan:
+    return make_plan(desired_children(cr, render(cr, "registry.local/runtime:1"), Strategy.RECREATE), seen, cr.revision)
+
+
+def carried_out(plan: Plan, before: dict[Ref, Manifest]) -> dict[Ref, Manifest]:
+    """The children after the plan, as the API server would hold them."""
+    after = {ref: child for ref, child in before.items() if child not in plan.prune}
+    for manifest in plan.apply:
+        known = after.get(ref_of(manifest), {"metadata": {"generation": 0}})
+        metadata = {"uid": "u", "resourceVersion": "1", "generation": known["metadata"]["generation"] + 1}
+        after[ref_of(manifest)] = {**known, **manifest, "metadata": {**manifest["metadata"], **metadata}}
+    return after
+
+
+@given(SPECS, st.data())
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do(spec: dict[str, Any], data: st.DataObject) -> None:
+    cr, manifest = custom_resource(**spec), cr_manifest(**spec)
+    before = data.draw(children(cr))
+    after = carried_out(plan_of(cr, observed(manifest, children=before)), before)
+    assert plan_of(cr, observed(manifest, children=after)) == Plan((), ())
+
+
+@given(SPECS, st.data(), st.lists(st.sampled_from(["", "another-uid"]), min_size=12, max_size=12))
+def test_what_belongs_to_somebody_else_is_never_pruned(
+    spec: dict[str, Any], data: st.DataObject, owners: list[str]
+) -> None:
+    store = Store()
+    store.put(cr_manifest(**spec))
+    cr = custom_resource(**spec)
+    for child, owner in zip(data.draw(children(cr)).values(), owners, strict=False):
+        theirs = copy.deepcopy(child)
+        theirs["metadata"]["labels"] |= labels(KEY)
+        theirs["metadata"]["ownerReferences"] = [
+            {**reference, "uid": owner} for reference in theirs["metadata"]["ownerReferences"] if owner
+        ]
+        store.put(theirs)
+    stray = next(child for ref, child in live_children(cr).items() if ref.kind is Kind.SERVICE)
+    store.put({**stray, "metadata": {**stray["metadata"], "name": "stray"}})
+    seen = store.observe(KEY)
+    assert seen is not None
+    pruned = plan_of(cr, seen).prune
+    assert [child["metadata"]["name"] for child in pruned] == ["stray"]
+    assert all(owner_uid(child) == cr.uid for child in pruned)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Facts:
+    spec = draw(SPECS)
+    cr = custom_resource(**spec)
+    pods = [pod(cr, f"reports-{n}", **state) for n, state in enumerate(draw(PODS))]
+    complete = {"updatedReplicas": cr.replicas, "replicas": cr.replicas}
+    deployed = live_children(cr, **draw(st.just(complete) | DEPLOYMENTS))
+    seen = observed(cr_manifest(**spec), *pods, children=draw(st.sampled_from([deployed, deployed, {}])))
+    return Facts(cr=cr, observed=seen, now=NOW)
+
+
+def after(previous: Status, facts: Facts, now: float) -> Facts:
+    """The same situation, or another one, with that status said before."""
+    cr = {**facts.observed.cr, "status": previous}
+    return replace(facts, observed=replace(facts.observed, cr=cr), now=now)
+
+
+@given(situations())
+def test_a_status_says_one_thing_of_one_generation(facts: Facts) -> None:
+    status = derive_status(facts, None)
+    said = [kind for kind in ("Ready", "Reconciling", "Stalled") if find_condition(status, kind)["status"] == "True"]
+    assert len(said) == 1 or (said == [] and facts.cr.replicas == 0 and status["replicas"] == 0)
+    assert {item["observedGeneration"] for item in status["conditions"]} == {facts.cr.generation}
+    assert status["observedGeneration"] == facts.cr.generation
+
+
+@given(situations())
+def test_ready_means_that_every_wanted_pod_of_this_revision_gets_traffic(facts: Facts) -> None:
+    status = derive_status(facts, None)
+    if find_condition(status, "Ready")["status"] == "True":
+        assert status["readyReplicas"] >= facts.cr.replicas > 0
+        assert is_rolled_out(facts.observed, facts.cr.revision)
+        assert find_condition(status, "Available")["status"] == "True"
+
+
+@given(situations())
+def test_a_status_that_was_said_is_not_said_again(facts: Facts) -> None:
+    status = derive_status(facts, None)
+    assert is_same(status, derive_status(after(status, facts, NOW + 3600), None))
+
+
+@given(st.lists(situations(), min_size=2, max_size=4))
+def test_the_times_of_conditions_never_go_back(course: list[Facts]) -> None:
+    before: Status = {}
+    for hour, facts in enumerate(course):
+        status = derive_status(after(before, facts, NOW + 3600 * hour), None)
+        for item in status["conditions"]:
+            known = find_condition(before, item["type"])
+            if known:
+                has_changed = item["status"] != known["status"]
+                passed = parse_time(item["lastTransitionTime"]) - parse_time(known["lastTransitionTime"])
+                assert passed > 0 if has_changed else passed == 0
+        before = status
