@@ -12,16 +12,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.background import Background
 from harness.ports import free_port
 
-T = TypeVar("T")
 RUNTIME_IMAGE = "registry.local/runtime:1"
 
 
@@ -53,7 +54,9 @@ def rest(count: Callable[[], int], who: str, span: float = 3.0) -> None:
 class OperatorProcess:
     """`python -m qwenvl_operator`, with its logs in a file."""
 
-    def __init__(self, kubeconfig: Path, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, kubeconfig: Path, folder: Path, *, program: Sequence[str] = ("-m", "qwenvl_operator"), **settings: str
+    ) -> None:
         self.health_port, self.metrics_port = free_port(), free_port()
         self.log_file = folder / f"operator-{self.health_port}.log"
         environment = {
@@ -65,9 +68,7 @@ class OperatorProcess:
             **{f"QWENVL_{name.upper()}": value for name, value in settings.items()},
         }
         with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "qwenvl_operator"], env=environment, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([sys.executable, *program], env=environment, stdout=log, stderr=log)
 
     def logs(self) -> list[dict[str, Any]]:
         """Every line is JSON: nobody looks at a file."""
@@ -119,8 +120,51 @@ class OperatorProcess:
         return self.wait()
 
 
+class KeptOperator:
+    """The operator as a kubelet keeps it: started again whenever it ends, with one identity, as a pod's name is."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, **settings: str) -> None:
+        self._start = partial(OperatorProcess, kubeconfig, folder, identity="pod-a", **settings)
+        self.process = self._start()
+        self.starts = 1
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="kubelet")
+        self._thread.start()
+
+    def leads(self) -> bool:
+        return self.process.leads()
+
+    def kill(self) -> None:
+        self.process.send(signal.SIGKILL)
+
+    def wait_for_start(self, number: int) -> None:
+        eventually(lambda: self.starts >= number, f"start {number} of the operator")
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self.process.is_running():
+            self.process.send(signal.SIGKILL)
+            self.process.wait()
+
+    def _keep(self) -> None:
+        while not self._ended.wait(0.05):
+            if not self.process.is_running():
+                self.process = self._start()
+                self.starts += 1
+
+
 @contextmanager
-def operator_process(kubeconfig: Path, folder: Path, **settings: str) -> Iterator[OperatorProcess]:
+def kept_operator(kubeconfig: Path, folder: Path, **settings: str) -> Iterator[KeptOperator]:
+    kept = KeptOperator(kubeconfig, folder, **settings)
+    try:
+        yield kept
+    finally:
+        kept.close()
+
+
+@contextmanager
+def operator_process(kubeconfig: Path, folder: Path, **settings: Any) -> Iterator[OperatorProcess]:
     """The process for as long as the block runs; killed at the end if it still runs."""
     process = OperatorProcess(kubeconfig, folder, **settings)
     try:
@@ -137,28 +181,21 @@ class Link:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self.port = free_port()
-        self._loop = asyncio.new_event_loop()
+        self._background = Background("link")
         self._relays: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="link")
-        self._thread.start()
         self.join()
 
     def join(self) -> None:
         """Let connections through."""
-        self._server = self._run(asyncio.start_server(self._accept, "127.0.0.1", self.port))
+        self._server = self._background.run(asyncio.start_server(self._accept, "127.0.0.1", self.port))
 
     def cut(self) -> None:
         """Break what is open, and refuse what comes."""
-        self._run(self._cut())
+        self._background.run(self._cut())
 
     def close(self) -> None:
         self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        self._background.close()
 
     async def _cut(self) -> None:
         self._server.close()

@@ -27,13 +27,6 @@ CLAIM = "spec.model.source.persistentVolumeClaim"
 RESOURCES = "spec.runtime.resources"
 
 
-@pytest.fixture(name="cluster", scope="module")
-def _cluster(control_plane: Cluster) -> Cluster:
-    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "--filename", CRD)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", CRD)
-    return control_plane
-
-
 def with_fields(fields: dict[str, object]) -> dict[str, Any]:
     """The smallest resource with fields set, or taken away, by their dotted paths."""
     result = copy.deepcopy(SMALLEST)

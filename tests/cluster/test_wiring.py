@@ -8,12 +8,11 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from cluster.installation import Installed
-from cluster.operator_process import Link, OperatorProcess, eventually, operator_process, rest
+from cluster.operator_process import OperatorProcess, eventually, operator_process, rest
 from cluster.resources import custom_resource, find, is_seen, make_namespace
 from harness.cluster import Cluster
 
@@ -171,33 +170,6 @@ def test_a_process_frozen_beyond_its_lease_ends_when_it_wakes(cluster: Cluster, 
     assert first.wait(timeout=15) == 1
     assert holder(cluster, namespace) == "second"
     assert second.leads()
-
-
-def test_the_watches_survive_an_api_server_that_goes_away(
-    cluster: Cluster, namespace: str, start: Start, tmp_path: Path
-) -> None:
-    server = urlsplit(json.loads(cluster.kubeconfig.read_text())["clusters"][0]["cluster"]["server"])
-    link = Link(server.hostname or "", server.port or 0)
-    try:
-        config = json.loads(cluster.kubeconfig.read_text())
-        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{link.port}"
-        kubeconfig = tmp_path / "link.kubeconfig"
-        kubeconfig.write_text(json.dumps(config))
-        process = start(kubeconfig, identity="pod-a")
-        process.wait_until_leading()
-        cluster.apply(custom_resource(namespace))
-        eventually(lambda: is_seen(cluster, namespace), "the resource has a status")
-        link.cut()
-        eventually(lambda: process.metric("qwenvl_operator_api_requests_total", code="0"), "it is noticed")
-        cluster.kubectl("delete", "service", "reports", f"--namespace={namespace}")
-        cluster.apply(custom_resource(namespace, name="later"))
-        link.join()
-        eventually(lambda: is_seen(cluster, namespace, "later"), "what came meanwhile is seen")
-        eventually(lambda: find(cluster, namespace, "service/reports"), "what went meanwhile is missed")
-        assert process.is_running()
-        assert process.is_healthy()
-    finally:
-        link.close()
 
 
 def test_wrong_settings_are_named(start: Start) -> None:
