@@ -13,8 +13,9 @@ import json
 import math
 import ssl
 import tempfile
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,6 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from cluster.background import Background
 from harness.ports import free_port
 
 Event = dict[str, Any]
@@ -154,14 +154,16 @@ class Proxy:
     def __init__(self, kubeconfig: Path) -> None:
         config = json.loads(kubeconfig.read_text())
         self.port = free_port()
-        self._server = URL(config["clusters"][0]["cluster"]["server"])
+        self._target = URL(config["clusters"][0]["cluster"]["server"])
         self._tls = _client_tls(config)
         self._calls: list[Call] = []
         self._breakages: list[_Breakage] = []
         self._hides: Callable[[Call, Event], bool] = lambda *_: False
         self._watches: list[_Watch] = []
-        self._background = Background("proxy")
-        self._background.run(self._start())
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+        self._thread.start()
+        self._run(self._start())
 
     # What tests ask and tell.
 
@@ -207,30 +209,53 @@ class Proxy:
 
     def end_watches(self, resource: str, code: int) -> None:
         """Send an ERROR event, as an API server does before it ends a watch."""
-        self._background.run(self._end_watches(resource, {"type": "ERROR", "object": failure(code)}))
+        self._run(self._end_watches(resource, {"type": "ERROR", "object": failure(code)}))
 
     def cut_watches(self) -> None:
         """Break the connections of all watches."""
-        self._background.run(self._cut_watches())
+        self._run(self._cut_watches())
+
+    def go_away(self) -> None:
+        """Break what is open, and refuse every connection."""
+        self._run(self._go_away())
+
+    def come_back(self) -> None:
+        self._run(self._listen())
 
     def close(self) -> None:
-        self._background.run(self._stop())
-        self._background.close()
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     # How it works.
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._tls), timeout=aiohttp.ClientTimeout(total=None)
         )
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True)
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.0)
+        self._server = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await self._listen()
+
+    async def _listen(self) -> None:
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await self._site.start()
+
+    async def _go_away(self) -> None:
+        await self._site.stop()
+        for connection in self._server.connections:
+            connection.force_close()
 
     async def _stop(self) -> None:
         await self._runner.cleanup()
         await self._session.close()
+        # Broken connections are only closed in the next rounds of the loop.
+        await asyncio.sleep(0.1)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = Call.of(request)
@@ -240,7 +265,7 @@ class Proxy:
         return await (broken.effect(request, forward) if broken else forward())
 
     async def _forward(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
-        url = self._server.join(URL(request.raw_path, encoded=True))
+        url = self._target.join(URL(request.raw_path, encoded=True))
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         body = await request.read()
         async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:

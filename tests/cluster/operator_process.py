@@ -1,8 +1,7 @@
-"""The operator as a process of its own beside the tests, and a network between it and the API server that can fail."""
+"""The operator as a process of its own beside the tests."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -13,14 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.background import Background
 from harness.ports import free_port
 
 RUNTIME_IMAGE = "registry.local/runtime:1"
@@ -173,53 +171,3 @@ def operator_process(kubeconfig: Path, folder: Path, **settings: Any) -> Iterato
         if process.is_running():
             process.send(signal.SIGKILL)
             process.wait()
-
-
-class Link:
-    """A TCP relay to the API server that can be cut."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self.port = free_port()
-        self._background = Background("link")
-        self._relays: set[asyncio.Task[None]] = set()
-        self.join()
-
-    def join(self) -> None:
-        """Let connections through."""
-        self._server = self._background.run(asyncio.start_server(self._accept, "127.0.0.1", self.port))
-
-    def cut(self) -> None:
-        """Break what is open, and refuse what comes."""
-        self._background.run(self._cut())
-
-    def close(self) -> None:
-        self.cut()
-        self._background.close()
-
-    async def _cut(self) -> None:
-        self._server.close()
-        for relay in self._relays:
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        relay = asyncio.ensure_future(self._relay(reader, writer))
-        self._relays.add(relay)
-        relay.add_done_callback(self._relays.discard)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*self._target)
-        try:
-            with suppress(OSError):
-                await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
-        finally:
-            for end in (writer, there_writer):
-                end.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()

@@ -138,6 +138,21 @@ def test_a_watch_that_ends_with_an_error_is_opened_anew(rig: Rig, code: int) -> 
     assert rig.operator.starts <= starts + 1
 
 
+def test_the_watches_survive_an_api_server_that_goes_away(rig: Rig) -> None:
+    starts = rig.operator.starts
+    rig.apply("before")
+    rig.wait_until_seen("before")
+    rig.proxy.go_away()
+    eventually(lambda: rig.operator.process.metric("qwenvl_operator_api_requests_total", code="0"), "it is noticed")
+    rig.cluster.kubectl("delete", "service", "before", f"--namespace={rig.namespace}")
+    rig.apply("during")
+    rig.proxy.come_back()
+    rig.wait_until_seen("during")
+    eventually(lambda: find(rig.cluster, rig.namespace, "service/before"), "what went meanwhile is missed")
+    assert rig.operator.process.is_healthy()
+    assert rig.operator.starts == starts
+
+
 def test_an_outage_longer_than_the_lease_costs_one_start_and_then_the_work_goes_on(rig: Rig) -> None:
     starts = rig.operator.starts
     rig.proxy.break_calls(refuse(503))
