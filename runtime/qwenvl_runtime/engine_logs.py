@@ -14,6 +14,8 @@ from qwenvl_runtime.logs import write_line
 
 _LINE_LIMIT = 4096
 _TAIL = 50
+_LAST_LINES = 3
+_QUOTED = 300
 _HEADER = re.compile(
     r"(?:\((?P<process>[\w -]+) pid=\d+\) )?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)(?: \d\d-\d\d \d\d:\d\d:\d\d \[(?P<place>[\w./-]+:\d+)\] |: +))?"
@@ -63,6 +65,7 @@ class EngineLog:
         """Set once users may send requests."""
         self.report = EngineReport()
         self._errors: deque[str] = deque(maxlen=_TAIL)
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._withheld = ""
 
     def relay(self, line: str) -> None:
@@ -80,6 +83,7 @@ class EngineLog:
             text = text or "text withheld: it may quote a request"
         else:
             self.report = read_report(self.report, text)
+        self._last.append(text[:_QUOTED])
         if level in ("ERROR", "CRITICAL") or _EXCEPTION.fullmatch(text):
             self._errors.append(text)
         fields = {"process": header["process"] or "", "place": place}
@@ -88,9 +92,9 @@ class EngineLog:
         )
 
     def find_cause(self) -> str:
-        """The last exception that the engine named, less those that only point at another."""
+        """The last exception that the engine named, less those that only point at another; else its last lines."""
         telling = [text for text in self._errors if _EXCEPTION.fullmatch(text) and not _POINTER.search(text)]
-        return telling[-1] if telling else ""
+        return telling[-1] if telling else " | ".join(self._last)
 
 
 def redact(text: str) -> str:

@@ -81,4 +81,14 @@ def test_the_cause_is_the_exception_that_others_point_at(capfd: pytest.CaptureFi
         log.relay(HEADER + text)
     assert log.find_cause() == "ValueError: the KV cache does not fit"
     assert EngineLog().find_cause() == ""
+
+
+def test_without_an_exception_the_last_lines_are_the_cause(capfd: pytest.CaptureFixture[str]) -> None:
+    log = EngineLog()
+    for text in ("usage: api_server.py", "  [--seed SEED]", "", "api_server.py: error: no such argument: --x", "bye"):
+        log.relay(text)
+    assert log.find_cause() == "  [--seed SEED] | api_server.py: error: no such argument: --x | bye"
+    log.guarded = True
+    log.relay(HEADER + "Skipping multimodal part 'canary'")
+    assert "canary" not in log.find_cause()
     capfd.readouterr()
