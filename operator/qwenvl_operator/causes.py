@@ -20,8 +20,20 @@ _LAST_WORDS = {
 }
 SNAPSHOT_FAULTS = (Reason.SNAPSHOT_INVALID, Reason.QUANTIZATION_MISMATCH)
 """Nothing else than another snapshot, or another spec, helps against these."""
+HOPELESS = (*SNAPSHOT_FAULTS, Reason.CONTAINER_REFUSED)
+"""Once is enough to know that the next start will end like this one."""
 CRASHES = (*_LAST_WORDS.values(), Reason.RUNTIME_CRASHED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_HOST_MEMORY)
 """Every reason that a container ended for."""
+_ADVICE = {
+    Reason.OUT_OF_HOST_MEMORY: "Raise spec.runtime.resources.limits.memory.",
+    Reason.OUT_OF_GPU_MEMORY: "Lower spec.engine.maxNumSeqs, spec.engine.maxModelLen or spec.media.maxPixels.",
+    Reason.STARTUP_BUDGET_EXCEEDED: "Raise spec.startup.budget, or see `kubectl logs --previous {pod}`.",
+    Reason.WARMUP_FAILED: "`kubectl logs --previous {pod}` has what the engine says to it.",
+    Reason.ENGINE_CRASHED: "`kubectl logs --previous {pod}` has the rest.",
+    Reason.RUNTIME_CRASHED: "`kubectl logs --previous {pod}` has the rest.",
+}
+# The container never ran: the kubelet's words for that.
+_NEVER_STARTED = ("StartError", "ContainerCannotRun")
 # torch, and vLLM where the weights left no room for the KV cache.
 _GPU_MEMORY = re.compile(
     r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|available KV cache memory"
@@ -32,12 +44,19 @@ _VOLUME = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vo
 
 def crash_reason(container: Container) -> Reason:
     """Why the container ended, by its exit and its last words."""
+    if container.last_exit_reason in _NEVER_STARTED:
+        return Reason.CONTAINER_REFUSED
     if container.last_exit_reason == "OOMKilled":
         return Reason.OUT_OF_HOST_MEMORY
     reason = _LAST_WORDS.get(container.last_words.partition(":")[0], Reason.RUNTIME_CRASHED)
     if reason is Reason.ENGINE_CRASHED and _GPU_MEMORY.search(container.last_words):
         return Reason.OUT_OF_GPU_MEMORY
     return reason
+
+
+def advise(reason: Reason, pod: str) -> str:
+    """What to do about a crash where its last words do not say it; empty where they do."""
+    return _ADVICE.get(reason, "").format(pod=pod)
 
 
 def unscheduled_reason(message: str) -> Reason:

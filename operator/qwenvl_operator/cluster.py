@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -51,6 +51,9 @@ class Cluster(Protocol):
 
     async def create_event(self, manifest: Manifest) -> None:
         """Record an Event (events.k8s.io/v1)."""
+
+    async def list_events(self, about: Manifest) -> Sequence[Manifest]:
+        """The Events (events.k8s.io/v1) about this very object."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,13 @@ class KubernetesCluster:
         if code != 200:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
         return str(json.loads(answer)["gitVersion"])
+
+    async def list_events(self, about: Manifest) -> Sequence[Manifest]:
+        metadata = about["metadata"]
+        query = {"fieldSelector": f"regarding.uid={metadata['uid']}"}
+        found = await self._request("list", Ref(Kind.EVENT, metadata["namespace"], ""), query=query)
+        items: Sequence[Manifest] = found["items"]
+        return items
 
     async def list(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
         namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces

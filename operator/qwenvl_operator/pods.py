@@ -89,6 +89,15 @@ def is_ready(pod: Manifest) -> bool:
     return condition(pod, "Ready").get("status") == "True"
 
 
+def is_on_lost_node(pod: Manifest) -> bool:
+    """Whether the pod is out of the Services because its node no longer reports.
+
+    The kubelet gives a reason wherever it says that a pod is not ready; the node controller, in its place, gives none.
+    """
+    ready = condition(pod, "Ready")
+    return ready.get("status") == "False" and not ready.get("reason") and container(pod).ready
+
+
 def has_gate(pod: Manifest) -> bool:
     return any(gate["conditionType"] == GATE for gate in pod["spec"].get("readinessGates", ()))
 

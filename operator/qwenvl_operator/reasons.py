@@ -20,6 +20,7 @@ class Reason(StrEnum):
     WAITING_FOR_GATE = "WaitingForGate"
     READINESS_LOST = "ReadinessLost"
     WAITING_FOR_GPU = "WaitingForGPU"
+    NODE_LOST = "NodeLost"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_REFUSED = "ContainerRefused"

@@ -19,24 +19,30 @@ from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
+from qwenvl_operator.obstacles import awaited_pods, read_obstacles
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
+from qwenvl_operator.pods import is_unschedulable
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
-from qwenvl_operator.room import free_room
+from qwenvl_operator.room import describe_offers, free_room
 from qwenvl_operator.settings import Settings
-from qwenvl_operator.snapshots import INTERVAL, loading_pods, read_progress
+from qwenvl_operator.snapshots import loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
 from qwenvl_operator.verdict import Facts, Verdict
 
 PAST_RETRY = 0.1
 # What a write left as it was, by the doing of a webhook, is tried again until it is clear that it is no accident.
 UNDONE_RETRY = 5.0
+# Between two looks at pods that load, or have no container yet: what they wait for is in no watched object.
+LOOK_AGAIN = 10.0
 # Worth a Warning although it may pass by itself.
 TROUBLES = (
     *CRASHES,
+    Reason.CONTAINER_REFUSED,
     Reason.ENGINE_SLOW,
+    Reason.NODE_LOST,
     Reason.READINESS_LOST,
     Reason.WAITING_FOR_GPU,
     Reason.UNSCHEDULABLE,
@@ -91,13 +97,22 @@ class Reconciler:
         current = self._store.observe(key) or observed
         loading = loading_pods(cr, current.pods)
         progress = await read_progress(self._reports, loading)
+        awaited = awaited_pods(cr, current.pods)
+        obstacles = await read_obstacles(self._cluster, awaited, self._now())
         engine = warmups.newest.engine if warmups.newest else None
         fit = derive_fit(cr.spec, engine, known_fit(current.cr.get("status", {}), cr.revision))
         facts = Facts(
-            cr=cr, observed=current, now=self._now(), unreadable=warmups.unreadable, progress=progress, fit=fit
+            cr=cr,
+            observed=current,
+            now=self._now(),
+            unreadable=warmups.unreadable,
+            progress=progress,
+            obstacles=obstacles,
+            offers=await self._offers(cr, current),
+            fit=fit,
         )
         await self._say(current.cr, derive_status(facts, warmups.newest))
-        return _soonest(warmups.again, again, INTERVAL if loading else None)
+        return _soonest(warmups.again, again, LOOK_AGAIN if loading or awaited else None)
 
     async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
         """Bring the children to what the spec says. Raises InvalidSpec for whatever a person has to see to."""
@@ -162,6 +177,17 @@ class Reconciler:
             logger.warning("%s/%s: no look for free GPUs: %s", *cr.key, error)
             return None
         return free_room(cr, nodes, pods)
+
+    async def _offers(self, cr: CustomResource, observed: Observed) -> str:
+        """Where GPUs are, if a pod waits for one and the nodes may be looked at."""
+        if cr.on_cpu or not self._settings.sees_nodes or not any(map(is_unschedulable, observed.pods)):
+            return ""
+        try:
+            return describe_offers(cr, await self._cluster.list(Kind.NODE, managed=False))
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return ""
 
     async def _refuse_past(self, cr: CustomResource, observed: Observed) -> None:
         """Watches lag, and after a restart a list may be older than what was acted on before: no write follows a spec

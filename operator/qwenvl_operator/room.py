@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,19 @@ def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Mani
     """
     demand, held = demand_of(cr), held_on_nodes(pods)
     return sum(_fits(demand, free_on(node, held, demand)) for node in nodes if is_eligible(cr, node))
+
+
+def describe_offers(cr: CustomResource, nodes: Iterable[Manifest]) -> str:
+    """How many of the accelerator there are, on which of the nodes that pods of this CR may go to."""
+    resource, names = cr.spec.hardware.accelerator.resource, defaultdict(list)
+    for node in nodes:
+        offered = int(allocatable(node, resource))
+        if offered and is_eligible(cr, node):
+            names[offered].append(node["metadata"]["name"])
+    if not names:
+        return f"No node that spec.hardware lets it go to offers {resource}."
+    offers = [f"{offered} on {_name_some(names[offered])}" for offered in sorted(names, reverse=True)]
+    return f"In all, free or not, there are {', '.join(offers)}."
 
 
 def held_on_nodes(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
@@ -75,6 +89,10 @@ def is_eligible(cr: CustomResource, node: Manifest) -> bool:
         for taint in node["spec"].get("taints", ())
         if taint["effect"] != "PreferNoSchedule"
     )
+
+
+def _name_some(names: list[str]) -> str:
+    return "node " + names[0] if len(names) == 1 else f"each of {len(names)} nodes"
 
 
 def _fits(demand: dict[str, float], free: dict[str, float]) -> int:

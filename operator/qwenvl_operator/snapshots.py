@@ -15,9 +15,6 @@ from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports, ReportUnreadable
 from qwenvl_runtime.config import SnapshotReport
 
-INTERVAL = 10.0
-"""Seconds between two looks at a pod that loads."""
-
 Progress = Mapping[str, SnapshotReport]
 """By pod name, of pods that load."""
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, RolloutStrategy
-from qwenvl_operator.causes import SNAPSHOT_FAULTS, crash_reason, refusal_reason, unscheduled_reason
+from qwenvl_operator.causes import HOPELESS, advise, crash_reason, refusal_reason, unscheduled_reason
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
 from qwenvl_operator.gate import is_open
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
+from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.pods import (
     condition,
     container,
     is_ending,
+    is_on_lost_node,
     is_ready,
     is_unschedulable,
     parse_time,
@@ -53,6 +55,10 @@ class Facts:
     """By pod name: why its warm-up report could not be read just now."""
     progress: Progress = field(default_factory=dict)
     """How far the pods that load are with the verification of the snapshot."""
+    obstacles: Obstacles = field(default_factory=dict)
+    """What keeps nodes from making the containers of pods."""
+    offers: str = ""
+    """How many GPUs there are on which nodes, in a sentence; empty where nobody waits for one."""
     fit: FitStatus = field(default_factory=FitStatus)
 
 
@@ -131,9 +137,23 @@ def _worst_pod(facts: Facts) -> Verdict | None:
 
 def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
     """What is to be said about a pod that gets no traffic."""
-    name, state = pod["metadata"]["name"], container(pod)
     if is_unschedulable(pod):
-        return _unscheduled(pod, facts.cr)
+        return _unscheduled(pod, facts)
+    state = container(pod)
+    if state.running_since is None:
+        return _judge_waiting(pod, facts)
+    verdict = _judge_running(pod, facts)
+    if state.ready or not state.last_exit:
+        return verdict
+    crashes = _tell_crashes(pod, state.restarts)
+    if state.restarts < CRASHES_BEFORE_STALLED:
+        return replace(verdict, message=f"{verdict.message} {crashes}")
+    # It looks well for a moment after each crash, which takes nothing back.
+    return Verdict(crash_reason(state), f"{crashes} {verdict.message}", stalled=True)
+
+
+def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
+    name, state = pod["metadata"]["name"], container(pod)
     if state.waiting_reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
         image = pod["spec"]["containers"][0]["image"]
         return Verdict(
@@ -143,48 +163,64 @@ def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
         return Verdict(
             Reason.CONTAINER_REFUSED, f"Pod {name} cannot start its container: {state.waiting_message}", stalled=True
         )
-    if state.last_exit and state.running_since is None:
-        message = f"Pod {name} has ended {state.restarts + 1} time(s), last with {state.last_exit}"
+    if state.last_exit:
         reason = crash_reason(state)
-        stalled = state.restarts >= CRASHES_BEFORE_STALLED or reason in SNAPSHOT_FAULTS
-        return Verdict(reason, message, stalled=stalled)
-    if state.running_since is None:
-        return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
-    return _judge_running(pod, facts)
+        stalled = state.restarts >= CRASHES_BEFORE_STALLED or reason in HOPELESS
+        return Verdict(reason, _tell_crashes(pod, state.restarts + 1), stalled=stalled)
+    if obstacle := facts.obstacles.get(name):
+        return Verdict(obstacle.reason, f"Node {pod['spec']['nodeName']} cannot start pod {name}: {obstacle.note}")
+    return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
+
+
+def _tell_crashes(pod: Manifest, times: int) -> str:
+    name, state = pod["metadata"]["name"], container(pod)
+    message = f"Pod {name} has ended {times} time(s), last with {state.last_exit}"
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} {advise(crash_reason(state), name)}".rstrip()
 
 
 def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
     name, state = pod["metadata"]["name"], container(pod)
+    if is_on_lost_node(pod):
+        node = pod["spec"]["nodeName"]
+        message = (
+            f"Pod {name} gets no traffic since node {node} has stopped reporting: see `kubectl describe node {node}`."
+        )
+        return Verdict(Reason.NODE_LOST, message)
     if state.ready:
         since = parse_time(condition(pod, "ContainersReady").get("lastTransitionTime", "1970-01-01T00:00:00Z"))
         if name in facts.unreadable and facts.now - since > Deadlines.of(facts.cr.spec).gate:
             message = f"The warm-up report of pod {name} cannot be read: {facts.unreadable[name]}"
             return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
         return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
-    again = f" It has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
-    if not state.is_loading and is_open(pod):
+    if state.is_loading:
+        return _judge_loading(name, facts)
+    if is_open(pod):
         message = (
             f"Pod {name} was warm and is not ready any more: its engine makes no progress, or the container is too busy"
             " to answer its probe. If the engine does not go on, its container is restarted within a minute."
         )
         return Verdict(Reason.READINESS_LOST, message)
-    if not state.is_loading:
-        return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.{again}")
-    stalled = state.restarts >= CRASHES_BEFORE_STALLED
+    return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.")
+
+
+def _judge_loading(name: str, facts: Facts) -> Verdict:
     report = facts.progress.get(name)
     if report is not None and report.verified_at is None:
-        return Verdict(Reason.VERIFYING_SNAPSHOT, f"Pod {name} {describe(report)}.{again}", stalled=stalled)
-    return Verdict(Reason.LOADING_MODEL, f"Pod {name} loads the model.{again}", stalled=stalled)
+        return Verdict(Reason.VERIFYING_SNAPSHOT, f"Pod {name} {describe(report)}.")
+    return Verdict(Reason.LOADING_MODEL, f"Pod {name} loads the model.")
 
 
-def _unscheduled(pod: Manifest, cr: CustomResource) -> Verdict:
-    scheduled = condition(pod, "PodScheduled")
-    resource = cr.spec.hardware.accelerator.resource
-    lacks_gpu = not cr.on_cpu and f"Insufficient {resource}" in scheduled.get("message", "")
+def _unscheduled(pod: Manifest, facts: Facts) -> Verdict:
+    cr, scheduled = facts.cr, condition(pod, "PodScheduled")
+    accelerator = cr.spec.hardware.accelerator
+    lacks_gpu = not cr.on_cpu and f"Insufficient {accelerator.resource}" in scheduled.get("message", "")
     message = (
         f"Pod {pod['metadata']['name']} fits no node since {scheduled.get('lastTransitionTime')}: "
         f"{scheduled.get('message', '')}"
     )
+    if lacks_gpu:
+        message += f" It asks for {accelerator.count} {accelerator.resource}. {facts.offers}".rstrip()
     if lacks_gpu and cr.spec.rollout.strategy is RolloutStrategy.SURGE:
         message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
     return Verdict(Reason.WAITING_FOR_GPU if lacks_gpu else unscheduled_reason(scheduled.get("message", "")), message)

@@ -216,6 +216,7 @@ NEEDED = [
     ("update", "qwenvldeployments/finalizers.qwenvl.io"),
     ("patch", "pods/status"),
     ("create", "events.events.k8s.io"),
+    ("list", "events.events.k8s.io"),
 ]
 REFUSED = [
     *((verb, "secrets") for verb in ("get", "list", "watch", "create")),

@@ -181,6 +181,10 @@ async def test_an_event_is_accepted_and_shown(connect: Connect, namespace: str, 
     with pytest.raises(ApiError) as refusal:
         await connect().create_event(event)
     assert refusal.value.status == 409
+    about = {"metadata": {"namespace": namespace, "uid": live["metadata"]["uid"]}}
+    assert [found["reason"] for found in await connect().list_events(about)] == ["Tested"]
+    about["metadata"]["uid"] = "another"
+    assert await connect().list_events(about) == []
     assert "Tested" in control_plane.kubectl("events", "--for=configmap/reports", f"--namespace={namespace}")
 
 

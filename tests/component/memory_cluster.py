@@ -106,6 +106,10 @@ class MemoryCluster:
     async def create_event(self, manifest: Manifest) -> None:
         await self.create(manifest)
 
+    async def list_events(self, about: Manifest) -> Sequence[Manifest]:
+        self._call("list", Ref(Kind.EVENT, about["metadata"]["namespace"], ""))
+        return [event for event in self.all(Kind.EVENT) if event["regarding"]["uid"] == about["metadata"]["uid"]]
+
     async def create(self, manifest: Manifest) -> Manifest:
         def create() -> Manifest:
             if ref_of(manifest) in self._objects:

@@ -16,7 +16,7 @@ from qwenvl_operator.naming import GATE, REVISION_LABEL, labels
 from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Store
 from qwenvl_operator.permissions import Denials, Permission
-from qwenvl_operator.pods import condition, revision_of
+from qwenvl_operator.pods import condition, revision_of, timestamp
 from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
 from qwenvl_operator.settings import Settings
@@ -569,6 +569,41 @@ async def test_a_pod_that_verifies_is_asked_how_far_it_is_until_it_has_loaded() 
     successor = World(world.cluster)
     assert await successor.reconcile() is None, "nobody is asked at rest"
     assert world.cluster.calls == []
+
+
+async def test_what_a_node_says_of_a_pod_without_a_container_is_read_from_its_events() -> None:
+    world = World()
+    world.apply()
+    await world.reconcile()
+    world.roll_out(ready=False)
+    since = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(NOW)}
+    world.cluster.edit(POD, lambda pod: pod["status"].update(containerStatuses=[], conditions=[since]))
+    said = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "said", "namespace": KEY.namespace},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "note": "hostPath type check failed: /nowhere is not a directory",
+        "regarding": {"uid": world.cluster.read(POD)["metadata"]["uid"]},
+        "eventTime": timestamp(NOW),
+    }
+    world.cluster.write(said)
+    world.cluster.forget_calls()
+    assert await world.reconcile() == pytest.approx(10.0)
+    assert world.cluster.verbs()["list"] == 0, "a node has a moment"
+    assert world.ready() == ("False", "StartingContainer")
+    world.clock += 20
+    assert await world.reconcile() == pytest.approx(10.0)
+    assert world.ready() == ("False", "VolumeUnavailable")
+    assert "Node node-a cannot start pod reports-1: hostPath type" in find_condition(world.status(), "Ready")["message"]
+    assert [event["type"] for event in world.cluster.all(Kind.EVENT) if event["reason"] == "VolumeUnavailable"] == [
+        "Warning"
+    ]
+    world.cluster.forget_calls()
+    world.cluster.faults[1] = Fault(ApiError(403, "Forbidden", "cannot list events", call="list events ai"))
+    await world.reconcile()
+    assert world.ready() == ("False", "StartingContainer"), "without the right to read Events less is said"
 
 
 async def test_a_bad_snapshot_leaves_the_pods_of_the_old_revision_untouched() -> None:

@@ -10,7 +10,7 @@ from samples import custom_resource, live_children, observed, pod
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.rollout import Strategy, choose_strategy
-from qwenvl_operator.room import free_room
+from qwenvl_operator.room import describe_offers, free_room
 
 OLD = custom_resource()
 NEW = custom_resource(engine={"maxModelLen": 32768})
@@ -113,3 +113,12 @@ def test_room_needs_every_taint_tolerated() -> None:
     equal = custom_resource(hardware={"tolerations": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]})
     other = custom_resource(hardware={"tolerations": [{"key": "gpu", "value": "no"}]})
     assert [free_room(cr, [tainted], []) for cr in (OLD, tolerant, equal, other)] == [0, 2, 2, 0]
+
+
+def test_what_there_is_of_a_gpu_is_told_by_node() -> None:
+    assert describe_offers(OLD, [node()]) == "In all, free or not, there are 2 on node node-a."
+    large = {"metadata": {"name": "node-b"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
+    assert "there are 8 on node node-b, 2 on each of 2 nodes." in describe_offers(OLD, [node(), large, node()])
+    elsewhere = custom_resource(hardware={"nodeSelector": {"gpu": "b200"}})
+    for cr, nodes in ((elsewhere, [node()]), (OLD, [node(unschedulable=True)]), (OLD, [])):
+        assert describe_offers(cr, nodes) == "No node that spec.hardware lets it go to offers nvidia.com/gpu."

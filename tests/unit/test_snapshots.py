@@ -164,4 +164,4 @@ def test_a_restart_that_verifies_tells_how_it_ended_before() -> None:
     snapshot = observed(cr_manifest(**PINNED), bad, children=live_children(CR))
     verdict = judge(Facts(cr=CR, observed=snapshot, now=NOW, progress={"reports-1": HALF}))
     assert verdict.reason is Reason.VERIFYING_SNAPSHOT
-    assert "It has ended 1 time(s) before" in verdict.message
+    assert "has ended 1 time(s), last with" in verdict.message

@@ -43,6 +43,13 @@ def facts(*pods: Manifest, spec: dict[str, Any] | None = None, unreadable: Any =
     return Facts(cr=cr, observed=snapshot, now=NOW, unreadable=unreadable or {})
 
 
+def lost() -> Manifest:
+    """As the node controller leaves a pod whose node is silent: as the kubelet left it, but for Ready."""
+    left = pod(CR, started=True, ready=True, gate=True)
+    left["status"]["conditions"][-1] = {"type": "Ready", "status": "False"}
+    return left
+
+
 STATES = {
     Reason.ALL_REPLICAS_READY: (facts(pod(CR, ready=True, gate=True), **COMPLETE), "Ready"),
     Reason.SUSPENDED: (facts(spec={"suspend": True}), "rest"),
@@ -82,6 +89,7 @@ STATES = {
         facts(pod(CR, scheduled=False, unscheduled='0/1 nodes: persistentvolumeclaim "weights" not found.')),
         "Reconciling",
     ),
+    Reason.NODE_LOST: (facts(lost()), "Reconciling"),
     Reason.UNSCHEDULABLE: (
         facts(pod(CR, scheduled=False, unscheduled="0/1 nodes: 1 Insufficient cpu.")),
         "Reconciling",
@@ -117,6 +125,36 @@ def test_no_progress_for_the_whole_deadline_is_for_a_person() -> None:
 def test_a_crash_is_told_with_its_last_words() -> None:
     verdict = judge(STATES[Reason.RUNTIME_CRASHED][0])
     assert "exit code 3: BAD_CONFIG: no such file" in verdict.message
+
+
+@pytest.mark.parametrize("state", [{}, {"started": True}, {"waiting": "CrashLoopBackOff"}])
+def test_what_crashes_again_and_again_is_told_as_that_between_two_crashes_too(state: dict[str, Any]) -> None:
+    verdict = judge(facts(pod(CR, exit_code=12, restarts=4, last_words="WARMUP_FAILED: status 500", **state)))
+    assert (verdict.reason, verdict.stalled) == (Reason.WARMUP_FAILED, True)
+    assert "WARMUP_FAILED: status 500." in verdict.message
+    assert "kubectl logs --previous reports-1" in verdict.message
+
+
+def test_a_few_crashes_are_told_beside_what_goes_on() -> None:
+    verdict = judge(facts(pod(CR, exit_code=10, restarts=1, last_words="ENGINE_DIED: killed", started=True)))
+    assert (verdict.reason, verdict.stalled) == (Reason.WARMING_UP, False)
+    assert "has ended 1 time(s), last with Error, exit code 10: ENGINE_DIED: killed." in verdict.message
+
+
+def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
+    words = 'exec: "/nothing": no such file'
+    verdict = judge(
+        facts(pod(CR, waiting="CrashLoopBackOff", exit_code=128, exit_reason="StartError", last_words=words))
+    )
+    assert (verdict.reason, verdict.stalled) == (Reason.CONTAINER_REFUSED, True)
+    assert words in verdict.message
+
+
+def test_who_waits_for_a_gpu_hears_what_is_asked_for_and_what_there_is() -> None:
+    spec = {"hardware": {"accelerator": {"count": 4}}}
+    state = facts(pod(custom_resource(**spec), scheduled=False), spec=spec)
+    message = judge(replace(state, offers="In all, free or not, there are 2 on node a.")).message
+    assert "It asks for 4 nvidia.com/gpu. In all, free or not, there are 2 on node a." in message
 
 
 def test_the_worst_pod_is_spoken_of() -> None:
