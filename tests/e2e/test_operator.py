@@ -11,10 +11,9 @@ from functools import partial
 import httpx
 import pytest
 
-from harness import fake_engine, images
+from harness import fake_engine
 from harness.commands import CommandError
-from harness.installed import NAMESPACE, OPERATOR, Installed, Object, chat, container_of, install, load, wait_until
-from harness.node import Node
+from harness.installed import NAMESPACE, OPERATOR, Installed, Object, chat, container_of, load, wait_until
 from qwenvl_operator.naming import GATE
 from qwenvl_runtime.manifest import FILE as MANIFEST
 from qwenvl_runtime.manifest import digest_of
@@ -23,13 +22,6 @@ pytestmark = pytest.mark.timeout(600)
 NAME = "reports"
 CLI = ("python3", "-m", "qwenvl_operator.cli")
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def installed(node: Node) -> Installed:
-    images.ensure_on(node, images.OPERATOR, images.RUNTIME_FAKE)
-    install(node, images.OPERATOR.name, images.RUNTIME_FAKE.name)
-    return Installed(node)
 
 
 @pytest.fixture

@@ -79,6 +79,8 @@ def controller_manager(plane: ControlPlane, binary: Path) -> list[str]:
         str(binary), f"--kubeconfig={plane.state / 'controller-manager.kubeconfig'}",
         f"--root-ca-file={plane.pki}/ca.crt", f"--service-account-private-key-file={plane.pki}/accounts.key",
         "--use-service-account-credentials", "--leader-elect=false", "--secure-port=0",
+        # A test waits until a silent node is given up.
+        "--node-monitor-grace-period=20s",
         # It would make the default one, in the host's /usr.
         f"--flex-volume-plugin-dir={plane.state / 'volume-plugins'}",
     ]  # fmt: skip
@@ -119,6 +121,8 @@ def kubelet_configuration(instance: Instance) -> dict[str, Any]:
         # The disk is the developer's, not the node's own: neither evict pods nor remove images because it is full.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
+        # Renewed every two seconds, so that a busy machine's node is not given up.
+        "nodeLeaseDurationSeconds": 8,
         # Tests kill containers many times in a row and wait for each to come back.
         "featureGates": {"KubeletCrashLoopBackOffMax": True},
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,35 +37,39 @@ def install(cluster: Cluster, operator_image: str, runtime_image: str) -> None:
 
 @dataclass(frozen=True)
 class Installed:
-    """The operator on a node; resources live in the namespace `default`."""
+    """The operator on a node, and the namespace in which resources live."""
 
     node: Node
+    namespace: str = "default"
+
+    def kubectl(self, verb: str, *arguments: str, **options: Any) -> str:
+        return self.node.kubectl(verb, f"--namespace={self.namespace}", *arguments, **options)
 
     def apply(self, name: str, **spec: Any) -> None:
         manifest = {
             "apiVersion": "qwenvl.io/v1alpha1",
             "kind": "QwenVLDeployment",
-            "metadata": {"name": name, "namespace": "default"},
+            "metadata": {"name": name, "namespace": self.namespace},
             "spec": {**trial(), **spec},
         }
         self.node.apply(manifest)
 
     def patch(self, name: str, **spec: Any) -> None:
-        self.node.kubectl("patch", "qvl", name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+        self.kubectl("patch", "qvl", name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
     def get(self, name: str) -> Object:
-        return self.node.get("qvl", name)
+        return self._read("qvl", name)
 
     def condition(self, name: str, kind: str) -> Object:
         conditions = self.get(name)["status"].get("conditions", ())
         return next((item for item in conditions if item["type"] == kind), {})
 
     def pods(self, name: str) -> list[Object]:
-        found: list[Object] = self.node.get("pods", f"--selector=qwenvl.io/name={name}")["items"]
+        found: list[Object] = self._read("pods", f"--selector=qwenvl.io/name={name}")["items"]
         return found
 
     def url(self, name: str) -> str:
-        return f"http://{self.node.get('service', name)['spec']['clusterIP']}:8000"
+        return f"http://{self._read('service', name)['spec']['clusterIP']}:8000"
 
     def wait_ready(self, name: str, timeout: float = 120) -> None:
         """Until the newest spec is served by all replicas."""
@@ -76,7 +80,7 @@ class Installed:
             current = cr["status"]["observedGeneration"] == cr["metadata"]["generation"]
             return current and conditions.get("Ready") == "True"
 
-        wait_until(is_ready, timeout, lambda: self.node.kubectl("describe", "qvl,pods"))
+        wait_until(is_ready, timeout, lambda: self.kubectl("describe", "qvl,pods"))
 
     def wait_reason(self, name: str, reason: str, timeout: float = 60) -> None:
         """Until Ready says so."""
@@ -88,14 +92,17 @@ class Installed:
 
     def remove(self, *names: str) -> None:
         """Delete resources and wait until their pods have gone, without the time that their drains would take."""
-        self.node.kubectl("delete", "qvl", *names, "--ignore-not-found", "--wait")
+        self.kubectl("delete", "qvl", *names, "--ignore-not-found", "--wait")
         for name in names:
             selector = f"--selector=qwenvl.io/name={name}"
             wait_until(partial(self._has_no_deployment, selector), 60)
-            self.node.kubectl("delete", "pods", selector, "--grace-period=0", "--force", "--ignore-not-found")
+            self.kubectl("delete", "pods", selector, "--grace-period=0", "--force", "--ignore-not-found")
 
     def _has_no_deployment(self, selector: str) -> bool:
-        return not self.node.get("deployments", selector)["items"]
+        return not self._read("deployments", selector)["items"]
+
+    def _read(self, *arguments: str) -> Object:
+        return self.node.get(*arguments, f"--namespace={self.namespace}")
 
     def kill_container(self, pod: Object) -> None:
         """End the runtime container as the kernel would for want of memory: SIGKILL to its process 1."""
@@ -104,7 +111,7 @@ class Installed:
 
     def is_warm_again(self, killed: Object) -> bool:
         """Whether another container than the killed one runs in its pod, and the gate is open for it."""
-        pod = self.node.get("pod", killed["metadata"]["name"])
+        pod = self._read("pod", killed["metadata"]["name"])
         now = container_of(pod)
         conditions = {item["type"]: item for item in pod["status"]["conditions"]}
         return (
@@ -116,7 +123,7 @@ class Installed:
     def set_faults(self, pod: Object, **faults: Any) -> None:
         """Have the simulated engine of a pod misbehave from its next request on."""
         name = pod["metadata"]["name"]
-        self.node.kubectl("exec", "--stdin", name, "--", "tee", "/tmp/faults.json", input=json.dumps(faults))
+        self.kubectl("exec", "--stdin", name, "--", "tee", "/tmp/faults.json", input=json.dumps(faults))
 
     def stop_operator(self) -> None:
         self.node.kubectl("scale", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--replicas=0")
@@ -162,6 +169,46 @@ def chat(url: str, model: str, text: str = "Hello", **fields: Any) -> httpx.Resp
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
 
 
+def stream(url: str, model: str, tokens: int) -> str:
+    """Ask for a stream of so many events on a connection of its own; returns what was wrong with it."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens, "stream": True}
+    address, events, last = f"{url}/v1/chat/completions", 0, ""
+    try:
+        with httpx.stream("POST", address, json=body, timeout=30, trust_env=False) as response:
+            if response.status_code != 200:
+                return f"status {response.status_code}"
+            for line in filter(None, response.iter_lines()):
+                events, last = events + 1, line
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__} after {events} of {tokens} events: {error}"
+    return "" if (last, events) == ("data: [DONE]", tokens + 1) else f"{events} lines for {tokens} events, last {last}"
+
+
+@dataclass
+class Streams:
+    """What a load of streams got."""
+
+    whole: list[int] = field(default_factory=list)
+    """Events of each that came to its end."""
+    faults: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def streaming(url: str, model: str, lengths: tuple[int, ...]) -> Iterator[Streams]:
+    """For each length a client that asks for such streams, one after the other, for as long as the block runs; all are
+    read to their ends."""
+    streams = Streams()
+
+    def ask(tokens: int) -> None:
+        if fault := stream(url, model, tokens):
+            streams.faults.append(fault)
+        else:
+            streams.whole.append(tokens)
+
+    with _repeated([partial(ask, tokens) for tokens in lengths]):
+        yield streams
+
+
 @dataclass
 class Answers:
     """What a load got: the heads of the answers, since their bodies would fill the memory."""
@@ -176,22 +223,34 @@ class Answers:
 @contextmanager
 def load(url: str, model: str, clients: int = 4) -> Iterator[Answers]:
     """Questions one after the other, each on a new connection, for as long as the block runs."""
-    answers, stop = Answers(), threading.Event()
+    answers = Answers()
 
     def ask() -> None:
+        try:
+            response = chat(url, model)
+            answers.responses.append((response.status_code, response.headers))
+        except httpx.HTTPError as error:
+            answers.errors.append(error)
+
+    with _repeated([ask] * clients):
+        yield answers
+
+
+@contextmanager
+def _repeated(calls: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """Each in a thread of its own, again and again; the last ones are waited for."""
+    stop = threading.Event()
+
+    def repeat(call: Callable[[], None]) -> None:
         # Two cores carry the cluster as well: a pause between questions leaves it room.
         while not stop.wait(0.05):
-            try:
-                response = chat(url, model)
-                answers.responses.append((response.status_code, response.headers))
-            except httpx.HTTPError as error:
-                answers.errors.append(error)
+            call()
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
     for thread in threads:
         thread.start()
     try:
-        yield answers
+        yield
     finally:
         stop.set()
         for thread in threads:

@@ -73,6 +73,15 @@ class Node(Cluster):
         """Kill one of the node's programs (`kube-apiserver`, `kubelet`, ...); it is started again at once."""
         self.run_inside("pkill", "-KILL", "-x", name[:15])
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """The kubelet is frozen for as long as the block runs; its pods go on."""
+        self.run_inside("pkill", "-STOP", "-x", "kubelet")
+        try:
+            yield
+        finally:
+            self.run_inside("pkill", "-CONT", "-x", "kubelet")
+
     def import_image(self, layout: Path, tag: str, name: str) -> None:
         """Bring an image of an OCI layout to the node, less the layers that it has."""
         containerd.import_to_node(self.enter(), self.instance.state / "containerd", layout, tag, name)

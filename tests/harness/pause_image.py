@@ -10,7 +10,7 @@ from typing import Any
 from harness import containerd, tools
 from harness.cache import cache_folder
 
-_TAG = "dev"
+TAG = "dev"
 
 
 def ensure() -> None:
@@ -18,15 +18,15 @@ def ensure() -> None:
     program = tools.tool("pause")
     layout = cache_folder() / "pause"
     write_layout(layout, program)
-    containerd.import_to_store(layout, _TAG, containerd.PAUSE_IMAGE)
+    containerd.import_to_store(layout, TAG, containerd.PAUSE_IMAGE)
 
 
-def write_layout(layout: Path, program: Path) -> None:
+def write_layout(layout: Path, program: Path, entrypoint: str = "/pause") -> None:
     layer = _layer(program)
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Entrypoint": ["/pause"], "User": "65532:65532"},
+        "config": {"Entrypoint": [entrypoint], "User": "65532:65532"},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
     }
     manifest: dict[str, Any] = {
@@ -36,7 +36,7 @@ def write_layout(layout: Path, program: Path) -> None:
         "layers": [_blob(layout, "application/vnd.oci.image.layer.v1.tar", layer)],
     }
     entry = _blob(layout, manifest["mediaType"], json.dumps(manifest).encode())
-    entry["annotations"] = {"org.opencontainers.image.ref.name": _TAG}
+    entry["annotations"] = {"org.opencontainers.image.ref.name": TAG}
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
 

@@ -18,6 +18,7 @@ class Question:
     sizes: tuple[tuple[int, int], ...]
     stream: bool
     with_usage: bool
+    max_tokens: int
 
 
 def read_question(body: bytes) -> Question:
@@ -32,6 +33,7 @@ def read_question(body: bytes) -> Question:
         sizes=tuple(read_size(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"),
         stream=bool(request.get("stream")),
         with_usage=bool((request.get("stream_options") or {}).get("include_usage")),
+        max_tokens=request.get("max_tokens") or 0,
     )
 
 
@@ -61,11 +63,11 @@ def build_answer(question: Question, usage: dict[str, int], faults: Faults, mode
 
 def build_events(question: Question, usage: dict[str, int], faults: Faults, model: str, request_id: str) -> list[bytes]:
     head = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk", "created": 1, "model": model}
-    events = []
-    for number in range(faults.events):
+    events, count = [], question.max_tokens if faults.all_tokens else faults.events
+    for number in range(count):
         # Letters of several bytes: pieces may cut them, and no relay may mind.
         delta = {"content": f"w{number}é€" + "x" * faults.event_bytes}
-        finish = "stop" if number == faults.events - 1 else None
+        finish = "stop" if number == count - 1 else None
         choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
         events.append({**head, "choices": choices})
     if question.with_usage:

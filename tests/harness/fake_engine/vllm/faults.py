@@ -12,6 +12,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Faults:
     start_seconds: float = 0.0
+    start_bytes: int = 0
+    """Memory that it takes before it serves."""
     start_failure: str = ""
     """Printed as the engine's error before it ends without having served."""
     ignore_sigterm: bool = False
@@ -35,6 +37,8 @@ class Faults:
     first_seconds: float = 0.0
     """How much longer the first text and the first picture take."""
     events: int = 5
+    all_tokens: bool = False
+    """Stream as many events as the request has asked for tokens."""
     event_seconds: float = 0.0
     event_bytes: int = 8
     piece_bytes: int = 0
@@ -54,6 +58,11 @@ class Faults:
         if unknown:
             raise SystemExit(f"no such faults: {unknown}")
         return cls(**given)
+
+
+def keep(faults: str) -> None:
+    """Take the faults that the engine was started with for those that hold until others are written."""
+    Path(os.environ["FAKE_ENGINE_FAULTS"]).write_text(faults)
 
 
 def note(event: str, **details: Any) -> None:

@@ -13,7 +13,7 @@ import time
 
 import httptools
 from vllm.completions import Question, build_answer, build_events, count_usage, read_question
-from vllm.faults import Faults, note
+from vllm.faults import Faults, keep, note
 
 _FLAGS = (
     "--uds",
@@ -33,6 +33,7 @@ _FLAGS = (
     "--uvicorn-log-level",
     "--seed",
     "--load-format",
+    "--faults",
 )
 _SWITCHES = ("--enforce-eager", "--disable-fastapi-docs", "--disable-uvicorn-access-log")
 _METRICS = """# HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -224,6 +225,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.faults:
+        keep(arguments.faults)
     faults = Faults.load()
     note("started", pid=os.getpid(), arguments=sys.argv[1:], environment=dict(os.environ))
     if faults.ignore_sigterm:
@@ -234,7 +237,10 @@ def main() -> None:
     if faults.start_failure:
         log(faults.start_failure, "ERROR")
         raise SystemExit(1)
+    # Zeros would take no page of memory.
+    ballast = b"x" * faults.start_bytes
     asyncio.run(serve(arguments, faults))
+    del ballast
 
 
 if __name__ == "__main__":

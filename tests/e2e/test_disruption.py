@@ -1,0 +1,116 @@
+"""What happens around a resource that serves: rollouts, good and bad, a scale-down, a lost GPU, a lost node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from harness.installed import Installed, Object, container_of, load, streaming, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+NAME = "busy"
+LONE = "lone"
+SECONDS = 0.3
+"""Between two events of a stream."""
+LENGTHS = (1, 2, 5, 9, 14, 19, 23, 23)
+"""Events of each client's streams: from nothing to just below what the drain grants, 8 s."""
+
+
+def engine(max_num_seqs: int = 8, **faults: object) -> Object:
+    """Streams as long as they are asked for, and whatever else is wrong with the engine."""
+    given = json.dumps({"all_tokens": True, "event_seconds": SECONDS, **faults})
+    return {"maxModelLen": 8192, "maxNumSeqs": max_num_seqs, "extraArgs": [f"--faults={given}"]}
+
+
+@pytest.fixture(scope="module")
+def served(installed: Installed) -> Iterator[Installed]:
+    """Two replicas that get traffic."""
+    installed.apply(NAME, replicas=2, engine=engine(), drain={"longestRequest": "8s"})
+    installed.wait_ready(NAME)
+    yield installed
+    installed.remove(NAME)
+
+
+@pytest.fixture
+def lone(installed: Installed) -> Iterator[Installed]:
+    """One replica with the only GPU."""
+    installed.node.set_gpus(1)
+    installed.apply(LONE, hardware={"accelerator": {"resource": "nvidia.com/gpu"}})
+    installed.wait_ready(LONE)
+    yield installed
+    installed.remove(LONE)
+
+
+def test_a_revision_that_crashes_is_tried_once_beside_the_old_one(served: Installed) -> None:
+    before = {pod["metadata"]["name"]: container_of(pod)["containerID"] for pod in served.pods(NAME)}
+    with load(served.url(NAME), NAME) as answers:
+        served.patch(NAME, engine=engine(start_failure="ValueError: no such layer"))
+        wait_until(
+            lambda: served.condition(NAME, "Stalled").get("status") == "True",
+            60,
+            lambda: served.kubectl("describe", "qvl", NAME),
+        )
+    stalled = served.condition(NAME, "Stalled")
+    assert stalled["reason"] == "EngineCrashed"
+    assert "ValueError: no such layer" in stalled["message"]
+    assert served.condition(NAME, "Available")["status"] == "True"
+    after = {pod["metadata"]["name"]: container_of(pod)["containerID"] for pod in served.pods(NAME)}
+    assert before.items() <= after.items()
+    assert len(after) == 3
+    assert answers.errors == []
+    assert {status for status, _ in answers.responses} == {200}
+    served.patch(NAME, engine=engine())
+    served.wait_ready(NAME)
+    assert {pod["metadata"]["name"] for pod in served.pods(NAME)} == set(before)
+
+
+def test_a_rollout_cuts_no_stream(served: Installed) -> None:
+    with streaming(served.url(NAME), NAME, LENGTHS) as streams:
+        wait_until(lambda: set(LENGTHS[:4]) <= set(streams.whole), 30)
+        served.patch(NAME, engine=engine(max_num_seqs=9))
+        served.wait_ready(NAME)
+    assert streams.faults == []
+    assert set(LENGTHS) == set(streams.whole)
+
+
+def test_a_scale_down_cuts_no_stream(served: Installed) -> None:
+    with streaming(served.url(NAME), NAME, LENGTHS) as streams:
+        wait_until(lambda: set(LENGTHS[:4]) <= set(streams.whole), 30)
+        served.node.kubectl("scale", f"qvl/{NAME}", "--replicas=1")
+        wait_until(lambda: len(served.pods(NAME)) == 1, 60)
+    assert streams.faults == []
+    assert set(LENGTHS) == set(streams.whole)
+
+
+def test_a_lost_gpu_is_missed_when_the_pod_needs_it_again(lone: Installed) -> None:
+    lone.node.set_gpus(0)
+    (pod,) = lone.pods(LONE)
+    lone.kill_container(pod)
+    wait_until(lambda: lone.is_warm_again(pod), 60)
+    lone.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    lone.wait_reason(LONE, "WaitingForGPU")
+    message = lone.condition(LONE, "Ready")["message"]
+    assert "It asks for 1 nvidia.com/gpu" in message
+    assert "No node that spec.hardware lets it go to offers nvidia.com/gpu" in message
+    assert lone.condition(LONE, "Available")["status"] == "False"
+    lone.node.set_gpus(1)
+    lone.wait_ready(LONE)
+
+
+def test_a_node_that_falls_silent_and_comes_back_holds_one_replica(lone: Installed) -> None:
+    (old,) = lone.pods(LONE)
+    with lone.node.silent():
+        lone.wait_reason(LONE, "NodeLost")
+        assert lone.node.name in lone.condition(LONE, "Ready")["message"]
+        assert lone.condition(LONE, "Available")["status"] == "False"
+        # What Kubernetes does after five minutes.
+        lone.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false", "--grace-period=1")
+        wait_until(lambda: len(lone.pods(LONE)) == 2, 30)
+        lone.wait_reason(LONE, "Unschedulable")
+        assert lone.get(LONE)["status"]["replicas"] == 1
+    lone.wait_ready(LONE)
+    (new,) = lone.pods(LONE)
+    assert new["metadata"]["name"] != old["metadata"]["name"]
+    assert lone.get(LONE)["status"]["replicas"] == lone.get(LONE)["status"]["readyReplicas"] == 1
