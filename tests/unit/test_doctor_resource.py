@@ -158,7 +158,7 @@ WRONG = {
             "status: not Ready for 5 min: Applying: because",
             "nodes: no room for 1 more pod(s): node-a has 0 of 2 nvidia.com/gpu free, held by team-b/other (2)",
             "pod: WaitingForGPU: Pod reports-1 fits no node since 2027-01-15T07:59:00Z: "
-            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu.",
         ],
         cluster(pods=[holder(2)]),
     ),
@@ -187,7 +187,7 @@ WRONG = {
         [
             "status: not Ready for 5 min: Applying: because",
             "pod: EngineCrashed: Pod reports-1 has ended 6 time(s), last with "
-            "Error, exit code 10: ENGINE_DIED: no kernel",
+            "Error, exit code 10: ENGINE_DIED: no kernel. `kubectl logs --previous reports-1` has the rest.",
         ],
     ),
     "events": (
