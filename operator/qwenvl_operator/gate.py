@@ -49,12 +49,13 @@ def is_open(pod: Manifest) -> bool:
     return gate.get("status") == "True" and gate.get("message") == _open(pod).message
 
 
-def wants_report(pod: Manifest, heard: Collection[str] = ()) -> bool:
+def wants_report(pod: Manifest, heard: Collection[str] = (), *, untold: bool = False) -> bool:
     """Whether the container says that it is ready, and its report has yet to be read.
 
-    `heard`: the containers without a gate whose report was read; where there is a gate, that tells it.
+    `heard`: the containers without a gate whose report was read; where there is a gate, that tells it, but for what
+    the report said, which is still to be told where it is `untold`.
     """
-    known = is_open(pod) if has_gate(pod) else container(pod).id in heard
+    known = is_open(pod) and not untold if has_gate(pod) else container(pod).id in heard
     return not is_ending(pod) and container(pod).ready and not known
 
 

@@ -17,7 +17,7 @@ from qwenvl_operator.reports import Reports, ReportUnreadable
 from qwenvl_runtime.config import WarmupReport
 
 RETRY = 2.0
-# Nobody waits for the report of a pod without a gate; it may be that no network policy lets us read it, ever.
+# Nobody waits for the report where no gate is closed; it may be that no network policy lets us read it, ever.
 RETRY_WITHOUT_GATE = 60.0
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,10 @@ class Gatekeeper:
         self._heard: dict[Key, set[str]] = {}
         """The containers without a gate whose report was read: nothing else remembers those."""
 
-    async def tend(self, key: Key, pods: tuple[Manifest, ...]) -> Warmups:
-        asked = [pod for pod in pods if gate.wants_report(pod, self._heard.get(key, set()))]
+    async def tend(self, key: Key, pods: tuple[Manifest, ...], *, untold: bool = False) -> Warmups:
+        """`untold`: status says of no warm-up. Who read the reports of open gates died before it told of them."""
+        heard = self._heard.get(key, set())
+        asked = [pod for pod in pods if gate.wants_report(pod, heard, untold=untold)]
         answers = await asyncio.gather(*(self._read(pod) for pod in asked))
         reports = {
             _name(pod): answer for pod, answer in zip(asked, answers, strict=True) if not isinstance(answer, str)
@@ -61,7 +63,7 @@ class Gatekeeper:
                 refusal = await self._write(pod, decision) or refusal
         self._remember(key, pods, reports)
         newest = max(reports.values(), key=lambda report: report.started_at, default=None)
-        awaited = [has_gate(pod) for pod in asked if _name(pod) in unreadable]
+        awaited = [has_gate(pod) and not gate.is_open(pod) for pod in asked if _name(pod) in unreadable]
         again = (RETRY if any(awaited) else RETRY_WITHOUT_GATE) if awaited else None
         return Warmups(newest, unreadable, again, refusal)
 

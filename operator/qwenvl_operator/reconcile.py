@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from qwenvl_operator.causes import CRASHES, explain_refusal
 from qwenvl_operator.children import Children
@@ -20,6 +21,7 @@ from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.obstacles import awaited_pods, read_obstacles
+from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
 from qwenvl_operator.pods import is_unschedulable
@@ -64,6 +66,7 @@ class Reconciler:
         *,
         denials: Denials,
         now: Callable[[], float] = time.time,
+        patience: Patience | None = None,
     ) -> None:
         self._store = store
         self._cluster = cluster
@@ -73,14 +76,17 @@ class Reconciler:
         self._children = Children(store, cluster, now)
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
+        self._patience = patience or Patience()
 
     async def __call__(self, key: Key) -> float | None:
         """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
             self._children.conflicts.forget(key)
+            self._patience.forget(key)
             return None
-        warmups = await self._gatekeeper.tend(key, observed.pods)
+        untold = "warmup" not in self._newest_status(observed.cr)
+        warmups = await self._gatekeeper.tend(key, observed.pods, untold=untold)
         try:
             cr, again = await self._make_so(key, observed)
             if warmups.refusal:
@@ -100,10 +106,11 @@ class Reconciler:
         awaited = awaited_pods(cr, current.pods)
         obstacles = await read_obstacles(self._cluster, awaited, self._now())
         engine = warmups.newest.engine if warmups.newest else None
-        fit = derive_fit(cr.spec, engine, known_fit(current.cr.get("status", {}), cr.revision))
+        previous = self._newest_status(current.cr)
+        fit = derive_fit(cr.spec, engine, known_fit(previous, cr.revision))
         facts = Facts(
             cr=cr,
-            observed=current,
+            observed=_with_status(current, previous),
             now=self._now(),
             unreadable=warmups.unreadable,
             progress=progress,
@@ -111,8 +118,8 @@ class Reconciler:
             offers=await self._offers(cr, current),
             fit=fit,
         )
-        await self._say(current.cr, derive_status(facts, warmups.newest))
-        return _soonest(warmups.again, again, LOOK_AGAIN if loading or awaited else None)
+        held = await self._say(current.cr, derive_status(facts, warmups.newest))
+        return _soonest(held, warmups.again, again, LOOK_AGAIN if loading or awaited else None)
 
     async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
         """Bring the children to what the spec says. Raises InvalidSpec for whatever a person has to see to."""
@@ -204,14 +211,28 @@ class Reconciler:
         observed = self._store.observe(key)
         if observed is not None:
             verdict = Verdict(reason, message, stalled=True)
-            await self._say(observed.cr, derive_problem_status(observed, key, verdict, self._now()))
+            previous = _with_status(observed, self._newest_status(observed.cr))
+            await self._say(observed.cr, derive_problem_status(previous, key, verdict, self._now()))
 
-    async def _say(self, cr: Manifest, status: Status) -> None:
-        """Write the status if it changed, and one Event if what is said of Ready changed with it."""
-        previous = cr.get("status", {})
-        if is_same(previous, status):
-            return
-        metadata = cr["metadata"]
+    def _newest_status(self, cr: Manifest) -> Status:
+        return self._patience.newest(_key(cr), cr.get("status", {}))
+
+    async def _say(self, cr: Manifest, status: Status) -> float | None:
+        """Write the status if it changed, and one Event if what is said of Ready changed with it.
+
+        Returns the seconds after which to look again where that is held back.
+        """
+        previous, key = cr.get("status", {}), _key(cr)
+        has_changed = not is_same(previous, status)
+        if has_changed and (wait := self._patience.hold(key, previous, status, self._now())):
+            return wait
+        if has_changed:
+            await self._tell(cr, status)
+        self._patience.forget(key)
+        return None
+
+    async def _tell(self, cr: Manifest, status: Status) -> None:
+        previous, metadata = cr.get("status", {}), cr["metadata"]
         identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
         manifest = {"apiVersion": cr["apiVersion"], "kind": cr["kind"], "metadata": identity, "status": status}
         self._store.put(await self._cluster.apply_status(manifest))
@@ -241,3 +262,11 @@ def _soonest(*seconds: float | None) -> float | None:
 
 def _said(condition: Status) -> tuple[str | None, str | None]:
     return condition.get("status"), condition.get("reason")
+
+
+def _key(cr: Manifest) -> Key:
+    return Key(cr["metadata"]["namespace"], cr["metadata"]["name"])
+
+
+def _with_status(observed: Observed, status: Status) -> Observed:
+    return replace(observed, cr={**observed.cr, "status": status})

@@ -15,6 +15,7 @@ from qwenvl_operator.errors import ApiError
 from qwenvl_operator.naming import GATE, REVISION_LABEL, labels
 from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Store
+from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials, Permission
 from qwenvl_operator.pods import condition, revision_of, timestamp
 from qwenvl_operator.reconcile import Reconciler
@@ -33,14 +34,22 @@ SETTINGS = Settings(runtime_image="registry.local/runtime:1", identity="operator
 class World:
     """A cluster, an operator, and what the controllers and the kubelet would do."""
 
-    def __init__(self, cluster: MemoryCluster | None = None, settings: Settings = SETTINGS) -> None:
+    def __init__(
+        self, cluster: MemoryCluster | None = None, settings: Settings = SETTINGS, *, patience: float = 0.0
+    ) -> None:
         self.cluster = cluster or MemoryCluster()
         self.store = Store()
         self.reports: dict[str, WarmupReport] = {}
         self.denials = Denials()
         self.clock = NOW
         self.reconciler = Reconciler(
-            self.store, self.cluster, settings, self, denials=self.denials, now=lambda: self.clock
+            self.store,
+            self.cluster,
+            settings,
+            self,
+            denials=self.denials,
+            now=lambda: self.clock,
+            patience=Patience(patience),
         )
         self.cluster.watch(self._see)
 
@@ -641,6 +650,47 @@ async def test_events_tell_of_transitions_alone() -> None:
     await world.reconcile()
     reasons = [event["reason"] for event in world.cluster.all(Kind.EVENT)]
     assert sorted(reasons) == ["AllReplicasReady", "WaitingForGate"]
+
+
+def status_writes(world: World) -> int:
+    return sum(call.ref == CR for call in world.cluster.writes())
+
+
+async def test_a_start_that_takes_no_time_is_told_by_its_end_alone() -> None:
+    world = World(patience=60)
+    await serve(world)
+    assert world.ready() == ("True", "AllReplicasReady")
+    assert status_writes(world) == 1
+    assert world.status()["warmup"] == {"firstSeconds": "0.300", "steadySeconds": "0.200"}
+    assert [event["reason"] for event in world.cluster.all(Kind.EVENT)] == ["AllReplicasReady"]
+
+
+async def test_a_step_that_lasts_is_told_when_it_has_lasted() -> None:
+    world = World(patience=60)
+    world.apply()
+    again = await world.reconcile()
+    assert again == pytest.approx(60)
+    assert status_writes(world) == 0
+    world.clock += again
+    assert await world.reconcile() is None
+    assert world.ready() == ("False", "Applying")
+
+
+async def test_what_a_report_said_outlives_the_process_that_read_it() -> None:
+    world = World(patience=60)
+    world.apply()
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource())
+    await world.reconcile()
+    become_ready(world)
+    assert condition(world.cluster.read(POD), GATE)["status"] == "True"
+    assert status_writes(world) == 0
+    successor = World(world.cluster)
+    assert await successor.reconcile() == pytest.approx(60), "nothing answers yet"
+    successor.reports = world.reports
+    await successor.reconcile()
+    assert successor.status()["warmup"] == {"firstSeconds": "0.300", "steadySeconds": "0.200"}
 
 
 async def test_a_crash_is_told_as_a_warning() -> None:
