@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -69,7 +70,7 @@ class CustomResource:
     def on_cpu(self) -> bool:
         return self.spec.hardware.accelerator.resource == "cpu"
 
-    @property
+    @cached_property
     def revision(self) -> str:
         """Hash of everything in the spec that matters to a pod, and of nothing else.
 
