@@ -23,7 +23,8 @@ from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
 
 USER_AGENT = f"qwenvl-operator/{version('qwenvl')}"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
-LIST_CHUNK = 500
+LIST_CHUNK = 100
+"""A page of a list is in memory as a whole, at the start one of each kind at once."""
 CLUSTER_SCOPED = (Kind.NODE, Kind.NAMESPACE, Kind.RUNTIME_CLASS)
 UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, ConfigException)
 

@@ -157,6 +157,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70.0
     settings.watching.reconnect_backoff = 1.0
     settings.watching.chunk_size = LIST_CHUNK
+    # For so long kopf keeps a task for each object that was heard of, and the object itself with it.
+    settings.queueing.idle_timeout = 0.1
     settings.process.ultimate_exiting_timeout = 25
     for kind in WATCHED_KINDS:
         resource = kind.value

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+
 from samples import KEY, cr_manifest, custom_resource, live_children, pod
 
 from qwenvl_operator.objects import Key, Kind, Manifest
 from qwenvl_operator.observed import Observed, Store
 
 CR = custom_resource()
+BYTES_FOR_EACH = 12 * 1024
+"""Of 30 KiB for each resource; the rest is for kopf, for the queue, and for lists while they are read."""
 
 
 def version(manifest: Manifest, number: int, **metadata: object) -> Manifest:
@@ -112,3 +117,26 @@ def test_managed_fields_are_not_kept() -> None:
     store = filled()
     store.put(version(pod(CR), 9, managedFields=[{"manager": "kubelet"}]))
     assert "managedFields" not in seen(store).pods[0]["metadata"]
+
+
+def test_a_resource_takes_little_memory() -> None:
+    texts = [json.dumps(manifest) for manifest in (cr_manifest(), *live_children(CR).values(), pod(CR))]
+    store, count = Store(), 50
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(count):
+            for text in texts:
+                store.put(json.loads(text.replace(KEY.name, f"reports-{number}")))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(store.keys()) == count
+    assert (after - before) / count < BYTES_FOR_EACH
+
+
+def test_what_is_kept_is_what_was_seen() -> None:
+    observed = seen(filled())
+    assert observed.cr == cr_manifest()
+    assert observed.children == live_children(CR)
+    assert observed.pods == (pod(CR),)
