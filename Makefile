@@ -10,7 +10,7 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
 
-.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench clean
+.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench scale clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
@@ -24,6 +24,7 @@ help:
 	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
 	@echo "make images      build the container images"
 	@echo "make bench       what the front costs beside HAProxy and LiteLLM, written to docs/benchmarks.md"
+	@echo "make scale       what 1,000 resources at once ask of the operator, written to docs/benchmarks.md"
 	@echo "make clean       remove the nodes, the cache and the virtual environment"
 
 demo: check-demo .venv/all
@@ -83,6 +84,10 @@ images: .venv/all
 
 bench: .venv/all
 	@UV=$(UV) $(PYTHON) -m bench
+
+# As many as RESOURCES says.
+scale: .venv/unit
+	@$(PYTHON) -m bench scale --resources $(or $(RESOURCES),1000)
 
 clean:
 	if [ -x $(PYTHON) ]; then $(PYTHON) -m harness clean; fi

@@ -8,12 +8,11 @@ from harness.instance import Instance
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
-}
+
+def audit_policy(user: str = "") -> dict[str, Any]:
+    """What is recorded without bodies: one user's requests, or everybody's if none is named."""
+    rules = [{"level": "Metadata", "users": [user]}, {"level": "None"}] if user else [{"level": "Metadata"}]
+    return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules}
 
 
 @dataclass(frozen=True)

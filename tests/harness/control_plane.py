@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from harness import components, tools
 from harness.certificates import Authority
@@ -17,10 +18,15 @@ from harness.pid_one import answers
 from harness.ports import free_port
 
 _START_S = 60.0
+_COMPONENTS = ("controller-manager", "scheduler")
 # They end with the process that started them, however that ends.
 _TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 # Nothing that acts on a Deployment: tests say themselves what became of it.
 _CONTROLLERS = "garbage-collector-controller,namespace-controller,serviceaccount-controller"
+# With nodes that somebody plays: what makes pods of Deployments, and keeps the nodes and the budgets.
+_POD_CONTROLLERS = "deployment-controller,replicaset-controller,disruption-controller,node-lifecycle-controller"
+# Their own brakes would be what is measured.
+_UNBRAKED = ("--kube-api-qps=1000", "--kube-api-burst=1000")
 
 
 class ControlPlaneError(HarnessError):
@@ -28,34 +34,45 @@ class ControlPlaneError(HarnessError):
 
 
 @contextmanager
-def running() -> Iterator[Cluster]:
-    programs = tools.build(["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"])
+def running(*, makes_pods: bool = False, audited: str = "") -> Iterator[Cluster]:
+    """`makes_pods`: Deployments get pods, which are placed where there are nodes; `audited`: the only user whose
+    requests are recorded."""
+    names = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"]
+    programs = tools.build([*names, "kube-scheduler"] if makes_pods else names)
     with ExitStack() as stack:
         # Not by TemporaryDirectory: a process that still writes while it is removed would make that fail.
         state = Path(tempfile.mkdtemp(prefix="qwenvl-"))
         stack.callback(shutil.rmtree, state, ignore_errors=True)
-        plane = components.ControlPlane(state, "127.0.0.1", free_port(), "10.199.0.0/24", has_nodes=False)
-        _write_files(plane)
+        plane = components.ControlPlane(state, "127.0.0.1", free_port(), "10.199.0.0/16", has_nodes=False)
+        _write_files(plane, components.audit_policy(audited))
         _start(stack, plane, "etcd", components.etcd(plane, programs["etcd"]))
         server = _start(stack, plane, "apiserver", components.apiserver(plane, programs["kube-apiserver"]))
         _wait_ready(plane, server)
         manager = components.controller_manager(plane, programs["kube-controller-manager"])
-        _start(stack, plane, "controller-manager", [*manager, f"--controllers={_CONTROLLERS}"])
+        if makes_pods:
+            controllers = f"--controllers={_CONTROLLERS},{_POD_CONTROLLERS}"
+            _start(stack, plane, "controller-manager", [*manager, controllers, *_UNBRAKED])
+            scheduler = components.scheduler(state, programs["kube-scheduler"])
+            _start(stack, plane, "scheduler", [*scheduler, *_UNBRAKED])
+        else:
+            _start(stack, plane, "controller-manager", [*manager, f"--controllers={_CONTROLLERS}"])
         cluster = Cluster(state / "kubeconfig", programs["kubectl"], plane.audit_log)
         cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
         yield cluster
 
 
-def _write_files(plane: components.ControlPlane) -> None:
+def _write_files(plane: components.ControlPlane, policy: dict[str, Any]) -> None:
     authority = Authority.create(plane.pki)
     authority.issue("apiserver", "/CN=kube-apiserver", ("127.0.0.1",), ("localhost",))
     authority.issue("admin", "/O=system:masters/CN=admin")
-    authority.issue("controller-manager", "/CN=system:kube-controller-manager")
+    for name in _COMPONENTS:
+        authority.issue(name, f"/CN=system:kube-{name}")
     authority.issue_key_pair("accounts")
     server = _server(plane)
     (plane.state / "kubeconfig").write_text(authority.kubeconfig("admin", server))
-    (plane.state / "controller-manager.kubeconfig").write_text(authority.kubeconfig("controller-manager", server))
-    (plane.state / "audit-policy.json").write_text(json.dumps(components.AUDIT_POLICY))
+    for name in _COMPONENTS:
+        (plane.state / f"{name}.kubeconfig").write_text(authority.kubeconfig(name, server))
+    (plane.state / "audit-policy.json").write_text(json.dumps(policy))
 
 
 def _server(plane: components.ControlPlane) -> str:

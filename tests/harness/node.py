@@ -225,7 +225,7 @@ def write_files(instance: Instance, programs: dict[str, Path]) -> None:
     containerd.clone_store(state / "containerd")
     write_credentials(instance)
     (state / "resolv.conf").write_text("")
-    (state / "audit-policy.json").write_text(json.dumps(components.AUDIT_POLICY))
+    (state / "audit-policy.json").write_text(json.dumps(components.audit_policy()))
     (state / "kubelet.json").write_text(json.dumps(components.kubelet_configuration(instance)))
     (state / "proxy.json").write_text(json.dumps(components.proxy_configuration(instance)))
     (state / "cni" / "pods.conflist").write_text(json.dumps(containerd.pod_network(instance)))
