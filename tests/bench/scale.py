@@ -33,9 +33,10 @@ _ACCOUNT = "qwenvl-operator"
 _USER = f"system:serviceaccount:{HOME}:{_ACCOUNT}"
 _BATCH = 50
 _READY_S = 1800.0
+_POLL_S = 5.0
 _REST_S = 10.0
 _RESYNC_S = 20.0
-_RESYNCS = 3
+_RESYNCS = 2
 _MIB = 1 << 20
 _REQUESTS = "qwenvl_operator_api_requests_total"
 _RESYNCED = "qwenvl_operator_last_resync_timestamp_seconds"
@@ -155,7 +156,7 @@ def build_resource(number: int) -> dict[str, Any]:
 
 def count_ready(cluster: Cluster) -> int:
     path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
-    time.sleep(1)  # the question is not for nothing
+    time.sleep(_POLL_S)  # the question costs as much as what is measured
     return cluster.kubectl("get", "qvl", f"--namespace={_NAMESPACE}", f"--output=jsonpath={path}").split().count("True")
 
 
