@@ -7,31 +7,30 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from qwenvl_operator.causes import CRASHES, explain_refusal
+from qwenvl_operator.announcements import Announcements
+from qwenvl_operator.causes import explain_refusal
 from qwenvl_operator.children import Children
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
-from qwenvl_operator.events import build_event
 from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec, derive_fit
 from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
-from qwenvl_operator.objects import Key, Kind, Manifest, Ref, ref_of
+from qwenvl_operator.objects import Key, Kind, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.obstacles import awaited_pods, read_obstacles
 from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
-from qwenvl_operator.pods import is_unschedulable
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
-from qwenvl_operator.room import describe_offers, free_room
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.snapshots import loading_pods, read_progress
-from qwenvl_operator.status import Status, derive_problem_status, derive_status, find_condition, is_same, known_fit
+from qwenvl_operator.status import Status, derive_problem_status, derive_status, known_fit
+from qwenvl_operator.surroundings import Surroundings
 from qwenvl_operator.verdict import Facts, Verdict
 
 PAST_RETRY = 0.1
@@ -39,17 +38,6 @@ PAST_RETRY = 0.1
 UNDONE_RETRY = 5.0
 # Between two looks at pods that load, or have no container yet: what they wait for is in no watched object.
 LOOK_AGAIN = 10.0
-# Worth a Warning although it may pass by itself.
-TROUBLES = (
-    *CRASHES,
-    Reason.CONTAINER_REFUSED,
-    Reason.ENGINE_SLOW,
-    Reason.NODE_LOST,
-    Reason.READINESS_LOST,
-    Reason.WAITING_FOR_GPU,
-    Reason.UNSCHEDULABLE,
-    Reason.VOLUME_UNAVAILABLE,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +64,17 @@ class Reconciler:
         self._children = Children(store, cluster, now)
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
-        self._patience = patience or Patience()
+        self._announcements = Announcements(store, cluster, settings.identity, now, patience or Patience())
+        self._surroundings = Surroundings(cluster, settings)
 
     async def __call__(self, key: Key) -> float | None:
         """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
             self._children.conflicts.forget(key)
-            self._patience.forget(key)
+            self._announcements.forget(key)
             return None
-        untold = "warmup" not in self._newest_status(observed.cr)
+        untold = "warmup" not in self._announcements.newest(key, observed.cr)
         warmups = await self._gatekeeper.tend(key, observed.pods, untold=untold)
         try:
             cr, again = await self._make_so(key, observed)
@@ -106,7 +95,7 @@ class Reconciler:
         awaited = awaited_pods(cr, current.pods)
         obstacles = await read_obstacles(self._cluster, awaited, self._now())
         engine = warmups.newest.engine if warmups.newest else None
-        previous = self._newest_status(current.cr)
+        previous = self._announcements.newest(key, current.cr)
         fit = derive_fit(cr.spec, engine, known_fit(previous, cr.revision))
         facts = Facts(
             cr=cr,
@@ -115,10 +104,10 @@ class Reconciler:
             unreadable=warmups.unreadable,
             progress=progress,
             obstacles=obstacles,
-            offers=await self._offers(cr, current),
+            offers=await self._surroundings.describe_offers(cr, current.pods),
             fit=fit,
         )
-        held = await self._say(current.cr, derive_status(facts, warmups.newest))
+        held = await self._announcements.say(key, current.cr, derive_status(facts, warmups.newest))
         return _soonest(held, warmups.again, again, LOOK_AGAIN if loading or awaited else None)
 
     async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
@@ -169,32 +158,9 @@ class Reconciler:
 
     async def _strategy(self, cr: CustomResource, observed: Observed) -> Strategy:
         live, room = observed.deployment(), None
-        if needs_room(cr, live) and self._settings.sees_nodes:
-            room = await self._room(cr)
+        if needs_room(cr, live):
+            room = await self._surroundings.find_room(cr)
         return choose_strategy(cr, live, observed.pods, room=room)
-
-    async def _room(self, cr: CustomResource) -> int | None:
-        """How many more pods the nodes can take; None where they may not be looked at, which must stop no rollout."""
-        try:
-            nodes = await self._cluster.list(Kind.NODE, managed=False)
-            pods = await self._cluster.list(Kind.POD, managed=False)
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            logger.warning("%s/%s: no look for free GPUs: %s", *cr.key, error)
-            return None
-        return free_room(cr, nodes, pods)
-
-    async def _offers(self, cr: CustomResource, observed: Observed) -> str:
-        """Where GPUs are, if a pod waits for one and the nodes may be looked at."""
-        if cr.on_cpu or not self._settings.sees_nodes or not any(map(is_unschedulable, observed.pods)):
-            return ""
-        try:
-            return describe_offers(cr, await self._cluster.list(Kind.NODE, managed=False))
-        except ApiError as error:
-            if error.status != 403:
-                raise
-            return ""
 
     async def _refuse_past(self, cr: CustomResource, observed: Observed) -> None:
         """Watches lag, and after a restart a list may be older than what was acted on before: no write follows a spec
@@ -211,61 +177,12 @@ class Reconciler:
         observed = self._store.observe(key)
         if observed is not None:
             verdict = Verdict(reason, message, stalled=True)
-            previous = _with_status(observed, self._newest_status(observed.cr))
-            await self._say(observed.cr, derive_problem_status(previous, key, verdict, self._now()))
-
-    def _newest_status(self, cr: Manifest) -> Status:
-        return self._patience.newest(_key(cr), cr.get("status", {}))
-
-    async def _say(self, cr: Manifest, status: Status) -> float | None:
-        """Write the status if it changed, and one Event if what is said of Ready changed with it.
-
-        Returns the seconds after which to look again where that is held back.
-        """
-        previous, key = cr.get("status", {}), _key(cr)
-        has_changed = not is_same(previous, status)
-        if has_changed and (wait := self._patience.hold(key, previous, status, self._now())):
-            return wait
-        if has_changed:
-            await self._tell(cr, status)
-        self._patience.forget(key)
-        return None
-
-    async def _tell(self, cr: Manifest, status: Status) -> None:
-        previous, metadata = cr.get("status", {}), cr["metadata"]
-        identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
-        manifest = {"apiVersion": cr["apiVersion"], "kind": cr["kind"], "metadata": identity, "status": status}
-        self._store.put(await self._cluster.apply_status(manifest))
-        before, after = find_condition(previous, "Ready"), find_condition(status, "Ready")
-        # A change on its way to the Deployment controller is no news for a person.
-        if after["reason"] != Reason.APPLYING and _said(before) != _said(after):
-            troubled = find_condition(status, "Stalled")["status"] == "True" or after["reason"] in TROUBLES
-            logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], after["reason"], after["message"])
-            event = build_event(
-                cr,
-                "Warning" if troubled else "Normal",
-                after["reason"],
-                after["message"],
-                now=self._now(),
-                instance=self._settings.identity,
-            )
-            try:
-                await self._cluster.create_event(event)
-            except ApiError as error:
-                # Status has said it; nothing waits for an Event.
-                logger.warning("%s/%s: no Event: %s", metadata["namespace"], metadata["name"], error)
+            previous = _with_status(observed, self._announcements.newest(key, observed.cr))
+            await self._announcements.say(key, observed.cr, derive_problem_status(previous, key, verdict, self._now()))
 
 
 def _soonest(*seconds: float | None) -> float | None:
     return min((span for span in seconds if span is not None), default=None)
-
-
-def _said(condition: Status) -> tuple[str | None, str | None]:
-    return condition.get("status"), condition.get("reason")
-
-
-def _key(cr: Manifest) -> Key:
-    return Key(cr["metadata"]["namespace"], cr["metadata"]["name"])
 
 
 def _with_status(observed: Observed, status: Status) -> Observed:

@@ -1,0 +1,48 @@
+"""What the nodes have to give, where the operator may look at them: neither rollout nor status waits for that right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from qwenvl_operator.cluster import Cluster
+from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.errors import ApiError
+from qwenvl_operator.objects import Kind, Manifest
+from qwenvl_operator.pods import is_unschedulable
+from qwenvl_operator.room import describe_offers, free_room
+from qwenvl_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Surroundings:
+    """Lists nodes when it is asked, and keeps nothing. Every call raises ApiError but for want of the right."""
+
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        self._cluster = cluster
+        self._sees_nodes = settings.sees_nodes
+
+    async def find_room(self, cr: CustomResource) -> int | None:
+        """How many more pods the nodes can take; None where they may not be looked at."""
+        nodes = await self._list(Kind.NODE)
+        pods = await self._list(Kind.POD) if nodes is not None else None
+        return None if nodes is None or pods is None else free_room(cr, nodes, pods)
+
+    async def describe_offers(self, cr: CustomResource, pods: Iterable[Manifest]) -> str:
+        """Where GPUs are, if one of the CR's pods waits for one; empty where nobody asks or nobody knows."""
+        if cr.on_cpu or not any(map(is_unschedulable, pods)):
+            return ""
+        nodes = await self._list(Kind.NODE)
+        return "" if nodes is None else describe_offers(cr, nodes)
+
+    async def _list(self, kind: Kind) -> list[Manifest] | None:
+        if not self._sees_nodes:
+            return None
+        try:
+            return await self._cluster.list(kind, managed=False)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            logger.warning("no look at what the nodes have to give: %s", error)
+            return None
