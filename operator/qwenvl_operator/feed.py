@@ -51,6 +51,10 @@ class Feed:
     def watched(self, event: str | None, manifest: Manifest) -> None:
         """Take in an event of a watch: ADDED, MODIFIED, DELETED, or None for an item of its first list."""
         self._metrics.watched(Kind.of(manifest), event or "LISTED")
+        # A list is confirmed soon, and every CR queued then. An event that tells of our own write is no such echo: what
+        # somebody else had changed just before may have come with the answer.
+        if event is None and self._store.knows(manifest):
+            return
         key = self._store.remove(manifest) if event == "DELETED" else self._store.put(manifest)
         if key is not None:
             self._queue.add(key)

@@ -64,6 +64,13 @@ class Store:
         """Every CR that exists."""
         return set(self._crs)
 
+    def knows(self, manifest: Manifest) -> bool:
+        """Whether this state of an object, or a newer one, is known."""
+        ref = ref_of(manifest)
+        key = _key_of(ref, manifest)
+        known = self._get(key, ref) if key is not None else None
+        return known is not None and known.version >= _version(manifest)
+
     def put(self, manifest: Manifest) -> Key | None:
         """Take note of an object, unless a newer state of it is known; returns the CR it belongs to."""
         ref = ref_of(manifest)

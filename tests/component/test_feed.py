@@ -86,6 +86,17 @@ def rig() -> Rig:
     return Rig()
 
 
+def test_a_list_that_brings_nothing_new_wakes_nobody(rig: Rig) -> None:
+    rig.cluster.write(pod())
+    (live,) = rig.cluster.all(Kind.POD)
+    rig.feed.watched(None, live)
+    assert rig.woken == [KEY]
+    rig.feed.watched(None, live)
+    assert rig.woken == [KEY]
+    rig.feed.watched("MODIFIED", live)
+    assert rig.woken == [KEY, KEY], "it may tell of our own write, whose answer brought what somebody else had changed"
+
+
 def test_an_event_of_a_child_wakes_its_owner(rig: Rig) -> None:
     rig.cluster.watch(rig.feed.watched)
     rig.cluster.write(custom_resource())
