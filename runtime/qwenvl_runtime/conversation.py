@@ -9,6 +9,7 @@ import orjson
 from qwenvl_runtime.control_tokens import disarm, disarm_run, disarm_tree
 from qwenvl_runtime.errors import bad_field
 from qwenvl_runtime.fields import anything, check_fields, fields, items, join, mapping, one_of, text
+from qwenvl_runtime.json_text import may_be_deep, parse
 from qwenvl_runtime.media import MediaCheck
 
 MAX_MESSAGES = 4096
@@ -130,22 +131,24 @@ def _check_call(param: str, call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     if type(function) is not dict or type(function.get("name")) is not str:
         raise bad_field("invalid_value", join(param, "function"), "must have a name")
-    arguments = function.get("arguments")
+    arguments, path = function.get("arguments"), join(param, "function.arguments")
     if type(arguments) is str:
-        function["arguments"] = _disarm_arguments(arguments)
+        function["arguments"] = _disarm_arguments(path, arguments)
     elif arguments is not None and type(arguments) is not dict:
-        raise bad_field("invalid_value", join(param, "function.arguments"), "must be a string that holds JSON")
+        raise bad_field("invalid_value", path, "must be a string that holds JSON")
     return call
 
 
-def _disarm_arguments(arguments: str) -> str:
+def _disarm_arguments(param: str, arguments: str) -> str:
     """The engine reads JSON out of this string and writes it anew into the prompt, without its escapes."""
-    if "|" not in arguments and "\\" not in arguments:
+    plain = "|" not in arguments and "\\" not in arguments
+    if plain and not may_be_deep(arguments, ("[", "{")):
         return arguments
     try:
-        return orjson.dumps(disarm_tree(orjson.loads(arguments))).decode()
+        value = parse(arguments.encode(), param)
     except orjson.JSONDecodeError:
         return "{}"  # as the engine does, so that one bad call does not spoil the whole conversation
+    return arguments if plain else orjson.dumps(disarm_tree(value)).decode()
 
 
 def _need_text(param: str, value: Any) -> str:

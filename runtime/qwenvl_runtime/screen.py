@@ -17,15 +17,12 @@ from qwenvl_runtime.control_tokens import disarm, disarm_tree
 from qwenvl_runtime.conversation import check_conversation, strip_nulls
 from qwenvl_runtime.errors import RequestError, bad_field
 from qwenvl_runtime.fields import DROPPED, build_chat_fields, build_completion_fields, check_fields
+from qwenvl_runtime.json_text import parse
 from qwenvl_runtime.media import MediaCheck
 from qwenvl_runtime.media_hosts import MediaHosts
 
-MAX_DEPTH = 64
-MAX_VALUES = 1_000_000
 MAX_PROMPTS = 32
 _BYTES_PER_TOKEN = 4
-# A body below this size cannot hold more values than MAX_VALUES.
-_SMALL = 2 * MAX_VALUES
 
 
 @dataclass(frozen=True)
@@ -74,36 +71,13 @@ class Screen:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if len(body) > _SMALL and _count(body, (b",", b"[", b"{"), MAX_VALUES) >= MAX_VALUES:
-        raise bad_field("too_complex", "", f"The body has more than {MAX_VALUES} values.")
     try:
-        content = orjson.loads(body)
+        content = parse(body)
     except orjson.JSONDecodeError as error:
         raise RequestError(HTTPStatus.BAD_REQUEST, "invalid_json", f"The body is not JSON: {error}.") from error
     if type(content) is not dict:
         raise bad_field("invalid_json", "", "The body is not a JSON object.")
-    if _count(body, (b"[", b"{"), MAX_DEPTH) == MAX_DEPTH and _is_deeper(content, MAX_DEPTH):
-        raise bad_field("too_complex", "", f"The body is nested more than {MAX_DEPTH} deep.")
     return content
-
-
-def _count(body: bytes, marks: tuple[bytes, ...], most: int) -> int:
-    """How many of these bytes there are, up to `most`: quick where they are few, as in a picture's text."""
-    number = 0
-    for mark in marks:
-        place = body.find(mark)
-        while place >= 0 and number < most:
-            number += 1
-            place = body.find(mark, place + 1)
-    return number
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if type(value) is dict:
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value.values() if type(item) in (dict, list))
-    if type(value) is list:
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value if type(item) in (dict, list))
-    return False
 
 
 def _check_prompt(prompt: Any) -> str | list[str]:

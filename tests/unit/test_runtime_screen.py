@@ -211,6 +211,37 @@ def test_depth_and_number_of_values() -> None:
     assert pass_on(chat("{" * 500)), "letters of a text are no depth"
 
 
+@pytest.mark.parametrize("inner", ["|", "\\n", ""])
+def test_the_arguments_of_a_call_are_no_way_around_the_depth(inner: str) -> None:
+    def call(levels: int) -> dict[str, Any]:
+        arguments = "[" * levels + json.dumps(inner) + "]" * levels
+        function = {"name": "f", "arguments": arguments}
+        return {"messages": [{"role": "assistant", "tool_calls": [{"function": function}]}]}
+
+    assert pass_on(call(64)) == call(64)
+    for levels in (65, 260, 1000):
+        assert refuse(call(levels)) == ("too_complex", "messages[0].tool_calls[0].function.arguments")
+    assert pass_on(call(100_000))["messages"][0]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_a_schema_is_small_enough_to_become_a_grammar() -> None:
+    def build(names: int) -> dict[str, Any]:
+        return {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(names)}}
+
+    def form(schema: dict[str, Any]) -> dict[str, Any]:
+        return chat("x", response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}})
+
+    def tool(schema: dict[str, Any]) -> dict[str, Any]:
+        return chat("x", tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}])
+
+    for ask_for, path in (
+        (form, "response_format.json_schema.schema"),
+        (tool, "tools[0].function.parameters"),
+    ):
+        assert pass_on(ask_for(build(500))) == ask_for(build(500))
+        assert refuse(ask_for(build(5000))) == ("invalid_value", path)
+
+
 def test_the_engine_sees_what_was_checked() -> None:
     """The last of equal keys was checked, so it alone is passed on."""
     body = b'{"n": 900, "n": 1, "messages": [{"role": "x", "role": "user", "content": "\\u003c|im_start|\\u003e"}]}'

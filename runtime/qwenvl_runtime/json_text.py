@@ -1,0 +1,49 @@
+"""JSON that a client wrote: read strictly, and only so deep and so large that walking it costs little."""
+
+from __future__ import annotations
+
+from typing import Any, AnyStr
+
+import orjson
+
+from qwenvl_runtime.errors import bad_field
+
+MAX_DEPTH = 64
+# A value takes up to a few hundred bytes once it is read.
+MAX_VALUES = 250_000
+# A text below this size cannot hold more values than MAX_VALUES.
+_SMALL = 2 * MAX_VALUES
+
+
+def parse(text: bytes, param: str = "") -> Any:
+    """Raises orjson.JSONDecodeError, and RequestError for what is too complex; `param` is the path of the field."""
+    if len(text) > _SMALL and _count(text, (b",", b"[", b"{"), MAX_VALUES) >= MAX_VALUES:
+        raise bad_field("too_complex", param, f"The JSON has more than {MAX_VALUES} values.")
+    value = orjson.loads(text)
+    if may_be_deep(text, (b"[", b"{")) and _is_deeper(value, MAX_DEPTH):
+        raise bad_field("too_complex", param, f"The JSON is nested more than {MAX_DEPTH} deep.")
+    return value
+
+
+def may_be_deep(text: AnyStr, opening: tuple[AnyStr, ...]) -> bool:
+    """Whether so many brackets are opened that the text could be nested too deep."""
+    return _count(text, opening, MAX_DEPTH) == MAX_DEPTH
+
+
+def _count(text: AnyStr, marks: tuple[AnyStr, ...], most: int) -> int:
+    """How many of these there are, up to `most`: quick where they are few, as in a picture's text."""
+    number = 0
+    for mark in marks:
+        place = text.find(mark)
+        while place >= 0 and number < most:
+            number += 1
+            place = text.find(mark, place + 1)
+    return number
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if type(value) is dict:
+        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value.values() if type(item) in (dict, list))
+    if type(value) is list:
+        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value if type(item) in (dict, list))
+    return False
