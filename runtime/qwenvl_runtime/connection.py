@@ -72,7 +72,7 @@ class ClientConnection(asyncio.Protocol):
             self._received += len(data)
             self._front.buffered += len(data)
             self._advance()
-            if self._front.buffered > self._limits.buffered_bytes and not self._answering and not self._ending:
+            if self._front.overflows() and not self._answering and not self._ending:
                 self._refuse(self._front.build_full())
         elif self._intake.ahead > self._limits.ahead_bytes and not self._reading_paused:
             self._reading_paused = True

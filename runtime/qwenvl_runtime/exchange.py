@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,7 +47,8 @@ class Exchange:
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._asked: Asked | None = None
+        self._admitted: int | None = None
+        """The tokens that the queue was told, once it has let the request in."""
         self._fault: tuple[ResponseHead, list[bytes]] | None = None
         self._status = 0
         self.received = 0
@@ -140,35 +142,34 @@ class Exchange:
         except RequestError as error:
             self.refuse(error, unread=False)
             return
-        self._asked = asked
+        self._admitted = asked.tokens
         if asked.media.slots:
             left = BytesLeft((front.limits.body_bytes - len(body)) * 3 // 4)
             self._fetching = asyncio.create_task(front.fetcher.fill(asked.media, left))
-            self._fetching.add_done_callback(self._fetched)
+            self._fetching.add_done_callback(partial(self._fetched, asked))
         else:
             self._ask(head, asked.write())
 
-    def _fetched(self, task: asyncio.Task[None]) -> None:
+    def _fetched(self, asked: Asked, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             return
         self._fetching = None
         assert self.head is not None
-        assert self._asked is not None
         error = task.exception()
         if isinstance(error, RequestError):
             self.refuse(error, unread=False)
         else:
             task.result()
-            self._ask(self.head, self._asked.write())
+            self._ask(self.head, asked.write())
 
     def _ask(self, head: RequestHead, body: bytes) -> None:
         decode = head.version == "1.0"
         self._call = Call(self._front.pool, build_request(head, self.request_id, body), self, decode)
 
     def _make_room(self) -> None:
-        if self._asked is not None:
-            self._front.admission.leave(self._asked.tokens)
-            self._asked = None
+        if self._admitted is not None:
+            self._front.admission.leave(self._admitted)
+            self._admitted = None
 
     def _answered_locally(self, task: asyncio.Task[Page]) -> None:
         if not task.cancelled():

@@ -126,6 +126,10 @@ class Front:
     def count_busy(self) -> int:
         return sum(connection.busy for connection in self._connections)
 
+    def overflows(self) -> bool:
+        """Whether the bodies that are on their way, from clients or to the engine, take too much memory."""
+        return self.buffered + self.pool.unsent > self.limits.buffered_bytes
+
     def count_in_flight(self) -> int:
         return sum(connection.in_flight for connection in self._connections)
 

@@ -14,6 +14,8 @@ from qwenvl_runtime.response_head import Chunks, ResponseHead, read_response_hea
 
 _IDLE_LIMIT = 128
 _HEAD_LIMIT = 1 << 16
+_KEPT_LIMIT = 256 << 10
+"""Bytes of a request that are kept for a second try. A larger one gets a new connection, which cannot be stale."""
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -35,6 +37,8 @@ class Pool:
         self._idle: deque[EngineConnection] = deque()
         self.received = 0
         """Bytes that the engine has sent: whoever watches it sees that it moves."""
+        self.unsent = 0
+        """Bytes of requests that the engine has not taken yet."""
 
     def take(self) -> EngineConnection | None:
         return self._idle.pop() if self._idle else None
@@ -70,7 +74,7 @@ class Call:
         self._cancelled = False
         self._pooled = False
         self._connecting: asyncio.Task[EngineConnection] | None = None
-        self._connection = pool.take()
+        self._connection = pool.take() if len(request) <= _KEPT_LIMIT else None
         if self._connection is not None:
             self._pooled = True
             self._connection.send(request, decode, listener, self._break)
@@ -92,10 +96,12 @@ class Call:
             self._connection.resume()
 
     def _connect(self) -> None:
+        self._pool.unsent += len(self._request)
         self._connecting = asyncio.create_task(self._pool.connect())
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, task: asyncio.Task[EngineConnection]) -> None:
+        self._pool.unsent -= len(self._request)
         if task.cancelled() or isinstance(task.exception(), OSError):
             if not self._cancelled:
                 self._listener.answer_failed(reached=False)
@@ -104,7 +110,8 @@ class Call:
         if self._cancelled:
             self._connection.abort()
         else:
-            self._connection.send(self._request, self._decode, self._listener, self._break)
+            request, self._request = self._request, b""
+            self._connection.send(request, self._decode, self._listener, self._break)
 
     def _break(self, silent: bool) -> None:
         """The connection is gone; `silent`: before a single byte of the answer."""
@@ -132,6 +139,7 @@ class EngineConnection(asyncio.Protocol):
         self._buffer = b""
         self._left = 0  # bytes of the answer that are missing; 1 while nobody knows how many
         self._paused = False
+        self._unsent = 0
 
     def send(self, request: bytes, decode: bool, listener: Listener, broken: Callable[[bool], None]) -> None:
         """`decode`: take the framing away from a chunked answer."""
@@ -141,8 +149,18 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do without being of their class.
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_KEPT_LIMIT, low=0)
+
+    def pause_writing(self) -> None:
+        self._unsent = self._transport.get_write_buffer_size()
+        self._pool.unsent += self._unsent
+
+    def resume_writing(self) -> None:
+        self._pool.unsent -= self._unsent
+        self._unsent = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.resume_writing()
         self._pool.forget(self)
         listener, self._listener = self._listener, None
         if listener is None:
@@ -215,6 +233,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _end(self, head: ResponseHead) -> None:
         listener, self._listener, self._head, self._chunks = self._listener, None, None, None
+        del self._broken  # it leads to the call and all that the client sent
         # The client may be slow to take the last bytes; the next call on this connection has another client.
         self.resume()
         if not head.keep_alive:

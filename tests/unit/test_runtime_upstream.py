@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from component.waiting import until
 from qwenvl_runtime.response_head import Chunks, ResponseHead, read_response_head
 from qwenvl_runtime.upstream import Call, EngineConnection, Pool
 
@@ -19,6 +20,11 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -57,6 +63,34 @@ def test_a_connection_goes_back_to_the_pool_ready_to_read() -> None:
     assert client.ended
     assert transport.reading
     assert pool.take() is connection
+
+
+class Sockets(Pool):
+    """Each connection is a new one."""
+
+    async def connect(self) -> EngineConnection:
+        connection = EngineConnection(self)
+        connection.connection_made(cast(asyncio.BaseTransport, Transport()))
+        return connection
+
+
+async def test_a_large_request_is_kept_no_longer_than_until_the_engine_has_it() -> None:
+    pool, client, large = Sockets(Path("/none")), FullClient(), 300 << 10
+    pool.give_back(await pool.connect())
+    call = Call(pool, b"x" * large, client)
+    assert pool.take() is not None, "it is not sent on a connection that may be stale"
+    assert pool.unsent == large
+    await until(lambda: pool.unsent == 0)
+    assert not call._request
+    connection = call._connection
+    assert connection is not None
+    connection.pause_writing()
+    assert pool.unsent == large, "the transport says that it waits"
+    connection.resume_writing()
+    assert pool.unsent == 0
+    connection.pause_writing()
+    connection.connection_lost(None)
+    assert pool.unsent == 0
 
 
 @pytest.mark.parametrize(

@@ -406,6 +406,9 @@ async def test_bodies_that_are_not_whole_share_their_memory(start_pod: StartPod)
     assert (reply.status, reply.error_code(), reply.headers["retry-after"]) == (429, "queue_full", "5")
     assert (await one.ask(b"x")).status == 200
     assert pod.front.buffered == 0
+    pod.front.pool.unsent += 100_000
+    reply = await one.ask(build_post(b"x" * 100_000)[:-1])
+    assert reply.error_code() == "queue_full", "what the engine has not taken yet counts too"
 
 
 # The engine's faults
