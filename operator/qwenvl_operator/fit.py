@@ -7,8 +7,9 @@ H200 1,033,296 tokens. Between those lie the memory of the vision encoder and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from qwenvl_operator.presets import ACCELERATORS, FORMATS, GIB, QWEN3_VL_30B_A3B, Accelerator, Format, Shapes, kernel
 from qwenvl_runtime.config import PICTURE_MARKS, PIXELS_PER_TOKEN
@@ -22,6 +23,10 @@ LOGIT_BYTES = 6
 BLOCK_TOKENS = 16
 COUNTS = (1, 2, 4, 8)
 TIGHT_REQUESTS = 2.0
+# Less is not advised: a page of small print needs a megapixel, and fewer sequences save little memory.
+LEAST_PIXELS = 1 << 20
+LEAST_SEQS = 16
+SEVERAL_SLICES = "a pod can compute on one MIG slice only, since slices cannot talk to each other"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Demand:
     """Bytes of one value in the KV cache."""
     split_experts: bool = True
     """False with `--enable-expert-parallel`: each GPU has whole experts."""
+
+
+_Change = tuple[str, Demand]
+"""What would be written, and what it makes of the demand."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def check(demand: Demand, gpu: Accelerator, shapes: Shapes = QWEN3_VL_30B_A3B) -
             f"{fit.kv_tokens:,} tokens of KV cache, {fit.kv_tokens / demand.max_model_len:.1f} of the longest requests"
         )
         return replace(fit, message=f"{_name(demand, gpu)}: {room}.", warnings=tuple(_warn(demand, gpu, fit)))
-    nearest = _find_nearest(demand, gpu, fit.kv_tokens, shapes)
+    nearest = _find_nearest(demand, gpu, shapes)
     advice = f" What would: {'; or '.join(nearest)}." if nearest else ""
     return replace(fit, fits=False, message=f"{_name(demand, gpu)}: {problem}.{advice}")
 
@@ -114,8 +123,8 @@ def _measure(demand: Demand, gpu: Accelerator, shapes: Shapes) -> Fit:
 
 
 def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) -> str:
-    if gpu.refusal:
-        return gpu.refusal
+    if refusal := gpu.refusal or (SEVERAL_SLICES if gpu.slice_of and demand.count > 1 else ""):
+        return refusal
     if shapes.heads % demand.count:
         return f"{shapes.heads} attention heads cannot be split over {demand.count} GPUs"
     block = FORMATS[demand.weights].block
@@ -139,33 +148,55 @@ def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) ->
     return ""
 
 
-def _find_nearest(demand: Demand, gpu: Accelerator, kv_tokens: int, shapes: Shapes) -> list[str]:
-    """One change of each kind that makes it fit, the smallest first; `kv_tokens` is what there is room for as it is."""
+def _find_nearest(demand: Demand, gpu: Accelerator, shapes: Shapes) -> list[str]:
+    """What makes it fit, on the same GPUs first: one change where one is enough, else two."""
 
-    def works(changed: Demand, on: Accelerator) -> bool:
-        return not _find_problem(changed, on, _measure(changed, on, shapes), shapes)
+    def first(changes: Iterable[_Change], on: Accelerator = gpu) -> list[str]:
+        working = (
+            text for text, changed in changes if not _find_problem(changed, on, _measure(changed, on, shapes), shapes)
+        )
+        return list(islice(working, 1))
 
-    def first(changes: Iterator[tuple[str, Demand, Accelerator]]) -> list[str]:
-        return [next((text for text, changed, on in changes if works(changed, on)), "")]
+    def relieve(changes: Iterable[_Change]) -> Iterator[_Change]:
+        return (change for each in changes for setting in _smaller(each, gpu, shapes) for change in setting)
 
-    shorter = kv_tokens // 1024 * 1024
-    shortest = picture_tokens(demand.max_pixels) + 1024
-    lengths = [replace(demand, max_model_len=shorter)] if shortest <= shorter < demand.max_model_len else []
-    found = first((f"engine.maxModelLen: {each.max_model_len}", each, gpu) for each in lengths)
-    found += first(
-        (f"model.quantization: {name}", replace(demand, weights=name), gpu)
-        for name in FORMATS
-        if name != demand.weights
-    )
-    found += first(
-        (f"hardware.accelerator.count: {count}", replace(demand, count=count), gpu)
-        for count in COUNTS
-        if count > demand.count
-    )
-    if not any(found):
+    given = ("", demand)
+    formats = [
+        (f"model.quantization: {name}", replace(demand, weights=name)) for name in FORMATS if name != demand.weights
+    ]
+    others = [1] if gpu.slice_of and demand.count > 1 else [count for count in COUNTS if count > demand.count]
+    counts = [(f"hardware.accelerator.count: {count}", replace(demand, count=count)) for count in others]
+    found = [text for setting in _smaller(given, gpu, shapes) for text in first(setting)]
+    found += first(formats)
+    found = found or first(relieve(relieve([given]))) + first(relieve(formats))
+    found += first(counts) or ([] if found else first(relieve(counts)))
+    if not found:
         larger = sorted(ACCELERATORS.values(), key=lambda each: each.memory)
-        found += first((f"an accelerator such as {each.name}", demand, each) for each in larger)
-    return [text for text in found if text]
+        found = [f"an accelerator such as {each.name}" for each in larger if first([given], each)][:1]
+    return sorted(found, key=lambda text: text.count(" with "))
+
+
+def _smaller(change: _Change, gpu: Accelerator, shapes: Shapes) -> Iterator[list[_Change]]:
+    """Each setting that takes memory, made smaller: by a little first."""
+    text, demand = change
+    so_far = f"{text} with " if text else ""
+    tokens = _measure(demand, gpu, shapes).kv_tokens // 1024 * 1024
+    fits = picture_tokens(demand.max_pixels) + 1024 <= tokens < demand.max_model_len
+    yield [(f"{so_far}engine.maxModelLen: {tokens}", replace(demand, max_model_len=tokens))] if fits else []
+    yield [
+        (f"{so_far}media.maxPixels: {pixels}", replace(demand, max_pixels=pixels))
+        for pixels in _halves(demand.max_pixels, LEAST_PIXELS)
+    ]
+    yield [
+        (f"{so_far}engine.maxNumSeqs: {seqs}", replace(demand, max_num_seqs=seqs))
+        for seqs in _halves(demand.max_num_seqs, LEAST_SEQS)
+    ]
+
+
+def _halves(number: int, least: int) -> Iterator[int]:
+    while number // 2 >= least:
+        number //= 2
+        yield number
 
 
 def _warn(demand: Demand, gpu: Accelerator, fit: Fit) -> Iterator[str]:
@@ -180,6 +211,8 @@ def _warn(demand: Demand, gpu: Accelerator, fit: Fit) -> Iterator[str]:
         )
     if "storage only" in fit.kernel:
         yield f"{demand.weights} on {gpu.name}: {fit.kernel}"
+    if gpu.shared:
+        yield "the GPU is shared: the figures hold only while nothing else is in its memory"
     if demand.kv_bytes == 1 and gpu.capability not in (90, 100):
         yield "an fp8 KV cache makes vLLM take another attention back end on this generation: compare speed and answers"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from qwenvl_operator.api.v1alpha1 import KIND
+from qwenvl_operator.api.v1alpha1 import API_VERSION, KIND
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import InvalidSpec
 from qwenvl_operator.fit import COUNTS, Demand, check
@@ -35,11 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.table:
         print("\n".join(build_table()))
         return FITS
-    try:
-        documents = [document for name in arguments.filename for document in _read(name)]
-    except (OSError, yaml.YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UNREADABLE
+    documents: list[Any] = []
+    for name in arguments.filename:
+        try:
+            documents += _read(name)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            print(f"error: {name} cannot be read: {error}", file=sys.stderr)
+            return UNREADABLE
     resources = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if not resources:
         print(f"error: there is no {KIND} in {', '.join(arguments.filename)}", file=sys.stderr)
@@ -63,14 +65,20 @@ def build_table() -> Iterator[str]:
             yield f"| {count}x {gpu.name} | {' | '.join(cells)} |"
 
 
-def _read(name: str) -> list[Any]:
-    text = sys.stdin.read() if name == "-" else Path(name).read_text()
-    return list(yaml.safe_load_all(text))
+def _read(name: str) -> Iterator[Any]:
+    """Every document, and what is in lists, as `kubectl get -o yaml` writes them."""
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    for document in yaml.safe_load_all(text):
+        items = document.get("items") if isinstance(document, dict) else None
+        yield from items if isinstance(items, list) else [document]
 
 
 def _judge(resource: dict[str, Any]) -> dict[str, Any]:
-    metadata = resource.get("metadata") or {}
-    name = str(metadata.get("name", ""))
+    metadata = resource.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    name = str(metadata.get("name") or "(without a name)")
+    if resource.get("apiVersion") != API_VERSION:
+        return {"name": name, "fits": False, "message": f"apiVersion must be {API_VERSION}."}
     identity = {"namespace": "default", "uid": "", "generation": 1, **metadata, "name": name}
     try:
         cr = CustomResource.parse({**resource, "metadata": identity})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
 from qwenvl_operator.fit import Demand, Fit, check
-from qwenvl_operator.presets import find_accelerator
+from qwenvl_operator.presets import Accelerator, attention, find_accelerator
 from qwenvl_runtime.arguments import find_option
 from qwenvl_runtime.config import EngineReport
 
@@ -30,15 +30,20 @@ def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
             f"{preset} has 31 billion parameters, which no CPU serves: give it GPUs, or set spec.model.preset to custom"
             " for a tiny model of the same architecture"
         )
-    product = spec.hardware.node_selector.get(PRODUCT_LABEL, "")
-    gpu = find_accelerator(accelerator.model, product)
+    gpu = find_gpu(spec)
     if gpu is None:
-        named = accelerator.model or product
+        named = accelerator.model or spec.hardware.node_selector.get(PRODUCT_LABEL, "")
         known = "`qwenvl fit --table` lists those it knows."
         if named:
             return f"Not checked: the fit check does not know {named}; {known}"
         return f"Not checked: spec.hardware.accelerator.model says nothing of the GPU; {known}"
     return check(demand_of(spec), gpu)
+
+
+def find_gpu(spec: QwenVLDeploymentSpec) -> Accelerator | None:
+    accelerator = spec.hardware.accelerator
+    product = spec.hardware.node_selector.get(PRODUCT_LABEL, "")
+    return find_accelerator(accelerator.model, product, accelerator.resource)
 
 
 def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
@@ -89,7 +94,9 @@ def find_slowdown(spec: QwenVLDeploymentSpec, fit: FitStatus) -> str:
     """Why decoding is many times slower than was asked for; empty if it is not."""
     if spec.hardware.accelerator.resource == "cpu" or not spec.engine.cuda_graphs:
         return ""
-    return NO_GRAPHS if fit.cuda_graphs is False else ""
+    if fit.cuda_graphs is False:
+        return NO_GRAPHS
+    return NOT_COMPILED if fit.compiled is False else ""
 
 
 def _warnings(
@@ -101,12 +108,24 @@ def _warnings(
     if spec.engine.cuda_graphs:
         warnings += [] if report.cuda_graphs else [NO_GRAPHS]
         warnings += [] if report.compiled else [NOT_COMPILED]
+    warnings += _compare_attention(spec, report.attention_backend)
     if tokens and report.kv_cache_tokens and report.kv_cache_tokens < tokens * (1 - LARGE_DIFFERENCE):
         warnings.append(
             "the engine has much less room than predicted: does something else use this GPU, are the weights of another"
             " format, or is it another GPU than declared?"
         )
     return warnings
+
+
+def _compare_attention(spec: QwenVLDeploymentSpec, reported: str) -> list[str]:
+    gpu = find_gpu(spec)
+    asked = find_option(spec.engine.extra_args, "--attention-backend")
+    if not reported or not (gpu or asked):
+        return []
+    expected = (asked,) if asked else attention(demand_of(spec).kv_bytes, gpu.capability) if gpu else ()
+    if reported in expected:
+        return []
+    return [f"the engine computes attention with {reported}, not with {' or '.join(expected)}: compare its speed"]
 
 
 def _refuse(message: str) -> Fit:

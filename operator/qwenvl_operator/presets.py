@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 GIB = 1 << 30
@@ -88,11 +89,22 @@ class Accelerator:
     """How the label `nvidia.com/gpu.product` begins."""
     refusal: str = ""
     """Why nothing is served on it; empty where it is supported."""
+    slice_of: str = ""
+    """The whole GPU, of one that is a MIG slice."""
+    shared: bool = False
+    """Whether other pods may be on it, as with time-slicing."""
 
 
 _SMALL = (
     "24 GB GeForce cards of this generation are not supported: no native FP8, and no peer access between two of them"
 )
+
+_TOO_OLD = "GPUs of this generation and size are not supported: an RTX 3090 is not either"
+# As they are written without spaces and hyphens; an RTX 3090 has a line of its own.
+_OLD = re.compile(r"RTX(20[678]|30[5-8])0|GTX[0-9]{3}|^(NVIDIA|TESLA)*(T4|V100|P100|P40|P4|M60|K80)(?![0-9])")
+_SLICE = re.compile(r"mig-([0-9]+g\.([0-9]+)gb)", re.IGNORECASE)
+# Of the GB in a slice's name; 39.5 GiB of 3g.40gb, for example.
+_SLICE_SHARE = 0.98
 
 ACCELERATORS = MappingProxyType(
     {
@@ -114,20 +126,46 @@ ACCELERATORS = MappingProxyType(
 )
 
 
-def find_accelerator(model: str, product: str) -> Accelerator | None:
+def find_accelerator(model: str, product: str, resource: str = "nvidia.com/gpu") -> Accelerator | None:
     """By `hardware.accelerator.model`, with or without the memory behind it, or else by a node's product label.
+
+    The label and the resource also say whether it is a slice of one, or shared.
 
     >>> find_accelerator("h100", "").name, find_accelerator("", "NVIDIA-A10").name, find_accelerator("A100", "")
     ('H100-80G', 'A10-24G', None)
+    >>> find_accelerator("H100", "", "nvidia.com/mig-3g.40gb").name
+    'H100-80G (3g.40gb)'
     """
+    gpu = _find_whole(model, product)
+    if gpu is None:
+        return None
+    if cut := _SLICE.search(resource) or _SLICE.search(product):
+        gpu = replace(gpu, name=f"{gpu.name} ({cut[1]})", slice_of=gpu.name, memory=int(cut[2]) * _SLICE_SHARE)
+    return replace(gpu, shared=resource.endswith(".shared") or product.endswith("-SHARED"))
+
+
+def _find_whole(model: str, product: str) -> Accelerator | None:
+    named = (model or product).upper().replace(" ", "").replace("-", "")
+    if _OLD.search(named):
+        return Accelerator(model or product, 0.0, 75, (), refusal=_TOO_OLD)
     if model:
-        asked = model.upper().replace(" ", "").replace("-", "")
-        exact = [each for name, each in ACCELERATORS.items() if name.replace("-", "") == asked]
-        short = [each for name, each in ACCELERATORS.items() if name.split("-")[0] == asked]
+        exact = [each for name, each in ACCELERATORS.items() if name.replace("-", "") == named]
+        short = [each for name, each in ACCELERATORS.items() if name.split("-")[0] == named]
         found = exact or short
         return found[0] if len(found) == 1 else None
+    if "LAPTOP" in named:
+        return None  # with less memory than the card of the same name
     labels = [(label, each) for each in ACCELERATORS.values() for label in each.products]
     return next((each for label, each in labels if product == label or product.startswith(f"{label}-")), None)
+
+
+def attention(kv_bytes: int, capability: int) -> tuple[str, ...]:
+    """What vLLM should compute attention with, by the KV cache's type and the generation."""
+    if capability == 100:
+        return ("FLASHINFER",)
+    if kv_bytes == 1 and capability != 90:
+        return ("FLASHINFER", "TRITON_ATTN")
+    return ("FLASH_ATTN",)
 
 
 def kernel(weights: str, capability: int) -> str:

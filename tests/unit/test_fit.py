@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -17,7 +18,7 @@ from qwenvl_operator import cli
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
 from qwenvl_operator.fit import COUNTS, Demand, Fit, check
 from qwenvl_operator.fit_command import build_table
-from qwenvl_operator.fitness import NO_GRAPHS, check_spec, derive_fit
+from qwenvl_operator.fitness import NO_GRAPHS, NOT_COMPILED, check_spec, derive_fit, find_slowdown
 from qwenvl_operator.presets import ACCELERATORS, FORMATS, find_accelerator, kernel
 from qwenvl_runtime.config import EngineReport
 
@@ -115,18 +116,42 @@ def test_what_is_advised_works(demand: Demand, gpu: Any) -> None:
     fit = check(demand, gpu)
     if fit.fits or " What would: " not in fit.message:
         return
+    fields = {
+        "engine.maxModelLen": "max_model_len",
+        "engine.maxNumSeqs": "max_num_seqs",
+        "media.maxPixels": "max_pixels",
+        "hardware.accelerator.count": "count",
+    }
     for advice in fit.message.partition(" What would: ")[2].removesuffix(".").split("; or "):
-        what, _, value = advice.partition(": ")
         changed, on = demand, gpu
-        if what == "engine.maxModelLen":
-            changed = replace(demand, max_model_len=int(value))
-        elif what == "model.quantization":
-            changed = replace(demand, weights=value)
-        elif what == "hardware.accelerator.count":
-            changed = replace(demand, count=int(value))
-        else:
-            on = ACCELERATORS[advice.removeprefix("an accelerator such as ")]
+        for change in advice.split(" with "):
+            what, _, value = change.partition(": ")
+            if what == "model.quantization":
+                changed = replace(changed, weights=value)
+            elif what in fields:
+                changed = replace(changed, **{fields[what]: int(value)})  # type: ignore[arg-type]
+            else:
+                on = ACCELERATORS[change.removeprefix("an accelerator such as ")]
         assert check(changed, on).fits, advice
+        assert len(advice.split(" with ")) <= 2
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "changes", "advised"),
+    [
+        ("L40S-48G", {"max_model_len": 102_400}, ["engine.maxModelLen: 101376", "media.maxPixels: 2097152"]),
+        ("A10-24G", {"weights": "awq"}, ["engine.maxModelLen: 22528"]),
+        ("L40S-48G", {"max_model_len": 262_144}, ["engine.maxModelLen: 101376", "hardware.accelerator.count: 2"]),
+        (
+            "A10-24G",
+            {"weights": "awq", "max_pixels": 16_777_216, "max_num_seqs": 256},
+            ["hardware.accelerator.count: 2", "media.maxPixels: 8388608 with engine.maxModelLen: 14336"],
+        ),
+    ],
+)
+def test_the_smallest_change_is_advised_first(accelerator: str, changes: dict[str, Any], advised: list[str]) -> None:
+    fit = check(replace(Demand(), **changes), ACCELERATORS[accelerator])
+    assert fit.message.partition(" What would: ")[2].removesuffix(".").split("; or ")[: len(advised)] == advised
 
 
 def test_fp8_is_storage_alone_before_ada() -> None:
@@ -155,6 +180,54 @@ def test_fp8_is_storage_alone_before_ada() -> None:
 def test_an_accelerator_by_its_name_or_by_the_nodes_label(model: str, product: str, found: str | None) -> None:
     gpu = find_accelerator(model, product)
     assert (gpu.name if gpu else None) == found
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("NVIDIA-A100-SXM4-40GB", "A100-40G"), ("NVIDIA-A100-SXM4-80GB", "A100-80G"), ("NVIDIA-L40S", "L40S-48G"),
+        ("NVIDIA-H100-80GB-HBM3", "H100-80G"), ("NVIDIA-H100-PCIe", "H100-80G"), ("NVIDIA-H200", "H200-141G"),
+        ("NVIDIA-B200", "B200-180G"), ("NVIDIA-A10G", "A10-24G"), ("NVIDIA-GeForce-RTX-4090", "RTX4090-24G"),
+        ("NVIDIA-GeForce-RTX-5090", "RTX5090-32G"), ("NVIDIA-GeForce-RTX-3090-Ti", "RTX3090-24G"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTXPRO6000-96G"),
+        ("NVIDIA-H100-80GB-HBM3-MIG-3g.40gb", "H100-80G (3g.40gb)"), ("NVIDIA-A10-SHARED", "A10-24G"),
+        ("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb-SHARED", "A100-40G (1g.5gb)"),
+        ("NVIDIA-GeForce-RTX-4090-Laptop-GPU", None), ("NVIDIA-H100-NVL", None), ("NVIDIA-L40", None),
+    ],
+)  # fmt: skip
+def test_labels_as_the_feature_discovery_writes_them(label: str, found: str | None) -> None:
+    gpu = find_accelerator("", label)
+    assert (gpu.name if gpu else None) == found
+
+
+@pytest.mark.parametrize("name", ["NVIDIA-GeForce-RTX-3080", "RTX 2080", "Tesla-T4", "Tesla-V100-SXM2-32GB", "RTX3090"])
+def test_a_3090_and_what_is_below_are_refused(name: str) -> None:
+    fit = fit_of(accelerator={"model": name})
+    assert not fit.fits
+    assert "not supported" in fit.message
+
+
+def test_a_slice_of_a_gpu_has_the_slices_memory() -> None:
+    sliced = {"model": "H100", "resource": "nvidia.com/mig-3g.40gb"}
+    fit = fit_of(accelerator=sliced)
+    assert not fit.fits
+    assert "H100-80G (3g.40gb)" in fit.message
+    assert "of its 39.2 GiB" in fit_of(accelerator=sliced, model={"quantization": "none"}).message
+    assert "hardware.accelerator.count" not in fit.message
+    assert fit_of(accelerator=sliced, engine={"maxModelLen": 16384}).fits
+    assert "one MIG slice only" in fit_of(accelerator={**sliced, "count": 2}, engine={"maxModelLen": 16384}).message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"accelerator": {"model": "H100", "resource": "nvidia.com/gpu.shared"}},
+        {"accelerator": {}, "hardware": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-SHARED"}}},
+    ],
+)
+def test_a_shared_gpu_is_not_taken_for_a_whole_one(fields: dict[str, Any]) -> None:
+    assert any("is shared" in warning for warning in fit_of(**fields).warnings)
+    assert not fit_of().warnings
 
 
 def test_without_what_it_needs_there_is_no_verdict() -> None:
@@ -190,6 +263,35 @@ def test_lost_graphs_and_lost_room_are_seen() -> None:
     assert wanted.warnings == []
 
 
+def test_lost_compilation_alone_is_slow_too() -> None:
+    said = derive_fit(spec(), EngineReport(kv_cache_tokens=450_000, cuda_graphs=True, compiled=False), None)
+    assert find_slowdown(spec(), said) == NOT_COMPILED
+    assert find_slowdown(spec(engine={"cudaGraphs": False}), said) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "reported", "warned"),
+    [
+        ("H100", [], "FLASH_ATTN", False),
+        ("H100", [], "TRITON_ATTN", True),
+        ("H100", ["--kv-cache-dtype=fp8"], "FLASH_ATTN", False),
+        ("L40S", ["--kv-cache-dtype=fp8"], "FLASHINFER", False),
+        ("L40S", [], "FLASHINFER", True),
+        ("B200", [], "FLASHINFER", False),
+        ("H100", ["--attention-backend", "TRITON_ATTN"], "TRITON_ATTN", False),
+        ("H100", ["--attention-backend=FLASHINFER"], "TRITON_ATTN", True),
+        ("Voodoo2", [], "TRITON_ATTN", False),
+        ("H100", [], "", False),
+    ],
+)
+def test_another_attention_back_end_than_expected_is_said(
+    model: str, arguments: list[str], reported: str, warned: bool
+) -> None:
+    report = EngineReport(attention_backend=reported, cuda_graphs=True, compiled=True)
+    said = derive_fit(spec(accelerator={"model": model}, engine={"extraArgs": arguments}), report, None)
+    assert any("computes attention with" in warning for warning in said.warnings) == warned
+
+
 def test_the_command_reads_resources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fit", "-f", str(ROOT / "docs/examples/h100.yaml")]) == 0
     assert "reports: fits" in capsys.readouterr().out
@@ -203,6 +305,25 @@ def test_the_command_reads_resources(tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text("kind: Service\n")
     assert cli.main(["fit", "-f", str(file)]) == 2
     assert cli.main(["fit", "-f", str(tmp_path / "none")]) == 2
+
+
+def test_the_command_reads_lists_and_says_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = yaml.safe_load((ROOT / "docs/examples/h100.yaml").read_text())
+    listed = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [resource, {"kind": "Service"}, resource]})
+    monkeypatch.setattr("sys.stdin", io.StringIO(listed))
+    assert cli.main(["fit", "-f", "-"]) == 0
+    assert capsys.readouterr().out.count("reports: fits") == 2
+    file = tmp_path / "cr.yaml"
+    for text in (b"\xff\xfe", b"a: [", b""):
+        file.write_bytes(text)
+        assert cli.main(["fit", "-f", str(file)]) == 2
+        assert str(file) in capsys.readouterr().err
+    for broken in ({"metadata": "x"}, {"metadata": None}, {"spec": 5}, {"spec": None}, {"apiVersion": "qwenvl.io/v1"}):
+        file.write_text(yaml.safe_dump({**resource, **broken}))
+        assert cli.main(["fit", "-f", str(file)]) == (0 if "metadata" in broken else 1), broken
+    assert "apiVersion must be qwenvl.io/v1alpha1" in capsys.readouterr().out
 
 
 def test_the_table_in_the_documents_is_the_commands() -> None:
