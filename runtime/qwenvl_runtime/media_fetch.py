@@ -70,6 +70,8 @@ class MediaFetcher:
                 data = await self._fetch(slot.link, left)
         except TimeoutError as error:
             raise _unavailable(slot, f"was not there within {self._seconds:g} s") from error
+        except ssl.SSLCertVerificationError as error:
+            raise _unavailable(slot, "could not be fetched: its host's certificate is not trusted") from error
         except (OSError, EOFError, httptools.HttpParserError) as error:
             raise _unavailable(slot, "could not be fetched") from error
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from component.runtime.fuzz import fuzz
 from component.runtime.scripted_engine import RawClient, Reply, ScriptedEngine, Visit, build_get, build_post
 from component.waiting import until
+from harness.certificates import Authority
 from harness.runtime_process import build_config
 from harness.sample_pictures import build_png_bomb, data_url, encode
 from qwenvl_runtime import media_fetch
@@ -280,6 +282,31 @@ async def test_a_host_that_does_not_answer_is_given_up(start_pod: StartPod, host
     reply = await pod.ask(content)
     assert (reply.status, reply.error_code()) == (400, "media_unavailable")
     assert "0.2 s" in reply.raw_body.decode()
+
+
+@pytest.mark.usefixtures("loopback_allowed")
+async def test_the_certificate_of_a_host_is_checked(
+    start_pod: StartPod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.create(tmp_path / "pki")
+    authority.issue("right", "/CN=a", names=("localhost",))
+    authority.issue("wrong", "/CN=localhost", names=("pictures.example.com",))
+    host, tls = PictureHost(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    host.show(PNG)
+    server = await asyncio.start_server(host.serve, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    pod = await start_pod(media={"allowed_url_hosts": [f"localhost:{port}"]})
+    pod.stack.callback(server.close)
+    content = ask_about(f"https://localhost:{port}/a.png")
+    for trusted, certificate, status in (("", "right", 400), ("ca.crt", "wrong", 400), ("ca.crt", "right", 200)):
+        tls.load_cert_chain(authority.folder / f"{certificate}.crt", authority.folder / f"{certificate}.key")
+        # As a company gives its own authority.
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.folder / trusted) if trusted else "/dev/null")
+        pod.front.fetcher = MediaFetcher()
+        reply = await pod.ask(content)
+        assert reply.status == status, (trusted, certificate, reply.raw_body)
+        assert status == 200 or "certificate is not trusted" in reply.raw_body.decode()
+    assert len(host.asked) == len(pod.engine.visits) == 1, "nothing is asked of a host that nobody vouches for"
 
 
 # Anything
