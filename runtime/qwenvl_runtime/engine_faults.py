@@ -15,11 +15,16 @@ LONGEST = 64 << 10
 # front lets nobody ask for: a second line. Any other message stays a 500.
 _MEDIA_FAULTS = (
     "broken PNG file",
+    "broken data stream when reading image file",
     "cannot identify image file",
     "Cannot load local files without",
+    "could not create decoder object",
+    "Decompressed data too large for",
     "Failed to load image",
+    "failed to read next frame",
     "Image size (",
     "image file is truncated",
+    "Truncated File Read",
     "unrecognized data stream contents",
 )
 
