@@ -97,6 +97,9 @@ class Front:
         for connection in list(self._connections):
             connection.abort()
         self.pool.close()
+        if self._log_flush is not None:
+            self._log_flush.cancel()
+            self._flush_log()
 
     async def _sweep(self) -> None:
         limits = self.limits

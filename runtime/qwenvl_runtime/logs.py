@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+_waiting: list[bytes] = []
+"""Lines for the next flush. Standard output's own buffer is none where PYTHONUNBUFFERED is set, as in the image."""
+_flushing = threading.Lock()
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
@@ -25,17 +30,23 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 def write_line(source: str, level: str, message: str, **fields: Any) -> None:
     """One line; `fields` must never hold a request's content."""
     add_line(source, level, message, **fields)
-    sys.stdout.buffer.flush()
+    flush_lines()
 
 
 def add_line(source: str, level: str, message: str, **fields: Any) -> None:
     """The same for lines that come by the thousand: it goes out with the next flush, at the process's end at last."""
     line = {"time": datetime.now(UTC), "level": level, "source": source, "message": message, **fields}
-    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+    _waiting.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
 
 
 def flush_lines() -> None:
-    sys.stdout.buffer.flush()
+    with _flushing:
+        lines = _waiting[:]
+        del _waiting[: len(lines)]
+        left = memoryview(b"".join(lines))
+        while left:
+            left = left[sys.stdout.buffer.write(left) :]
+        sys.stdout.buffer.flush()
 
 
 def _emit_record(record: logging.LogRecord) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -229,6 +229,7 @@ async def test_the_engine_learns_at_once_that_the_client_left(
     await arrived.wait()
     client.close()
     await asyncio.wait_for(pod.engine.left.wait(), 1)
+    await pod.front.close()  # the log goes out with it
     line = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (line["message"], line["status"]) == ("client left", 200 if after_head else 499)
 
@@ -770,6 +771,7 @@ async def test_the_log_shows_the_route_and_nothing_that_was_asked(
     await client.ask(build_post(b'{"messages": "canary-1"}', "X-Canary: canary-2\r\n", f"{CHAT}?canary=3"))
     await client.ask(build_get("/canary-4"))
     await (await pod.connect()).ask(b"canary-5\r\n\r\n")
+    await pod.front.close()
     out = capfd.readouterr().out
     assert "canary" not in out
     lines = [json.loads(line) for line in out.splitlines()]
@@ -794,7 +796,8 @@ class CountedOutput(io.RawIOBase):
 
 async def test_lines_of_the_log_go_out_together(start_pod: StartPod, monkeypatch: pytest.MonkeyPatch) -> None:
     output = CountedOutput()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(output)))
+    # As it is with PYTHONUNBUFFERED, which is set in the image.
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(cast(BinaryIO, output), write_through=True))
     pod = await start_pod()
     client = await pod.connect()
     for _ in range(20):
