@@ -52,7 +52,8 @@ def check_conversation(messages: Any, media: MediaCheck) -> list[dict[str, Any]]
 
 
 def strip_nulls(value: dict[str, Any]) -> dict[str, Any]:
-    return {name: item for name, item in value.items() if item is not None}
+    """What is left without them; `value` itself where there are none."""
+    return {name: item for name, item in value.items() if item is not None} if None in value.values() else value
 
 
 def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ID_HEADER = request_id.HEADER.lower().encode()
 _CLIENT_LEFT = 499
+_ENGINE_ERROR = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 class Done(Protocol):
@@ -94,7 +95,7 @@ class Exchange:
 
     def answer_begun(self, head: ResponseHead, data: bytes) -> None:
         assert self.head is not None
-        if head.status == HTTPStatus.INTERNAL_SERVER_ERROR and (head.body_length or LONGEST) < LONGEST:
+        if head.status == _ENGINE_ERROR and (head.body_length or LONGEST) < LONGEST:
             self._fault = head, [data]
             return
         if self.head.version == "1.0" and head.body_length is None:

@@ -69,9 +69,10 @@ class RequestReader:
             return  # a trailer
         name = name.lower()
         self._count += 1
-        if name in self._headers and name in _FORBIDDEN_TWICE:
+        headers = self._headers
+        if name in headers and name in _FORBIDDEN_TWICE:
             self._ambiguous = True
-        self._headers[name] = value
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         self._head_complete = True
@@ -139,8 +140,12 @@ def _read_path(target: bytes) -> str:
 
 def build_request(head: RequestHead, request_id: str, body: bytes) -> bytes:
     """The request that the engine gets: framed anew, whatever way the client framed its own."""
+    headers = head.headers
     lines = [f"{head.method} {head.path} HTTP/1.1\r\nhost: engine\r\nx-request-id: {request_id}\r\n".encode()]
-    lines += [b"%b: %b\r\n" % (name, head.headers[name]) for name in PASSED_REQUEST_HEADERS if name in head.headers]
+    for name in PASSED_REQUEST_HEADERS:
+        if name in headers:
+            lines += (name, b": ", headers[name], b"\r\n")
     if body or head.method == "POST":
         lines.append(b"content-length: %d\r\n" % len(body))
-    return b"".join((*lines, b"\r\n", body))
+    lines += (b"\r\n", body)
+    return b"".join(lines)
