@@ -28,8 +28,7 @@ _MESSAGE = {
     # An answer that a client sends back has it; the model does not read it.
     "annotations": items(128, mapping),
 }
-_NAMES = frozenset(("name", "tool_call_id"))
-_TEXTS = frozenset(("refusal", "reasoning", "reasoning_content"))
+_TEXTS = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content"))
 _PARTS = {
     "text": fields(type=anything, text=anything),
     "refusal": fields(type=anything, refusal=anything),
@@ -69,8 +68,6 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
         message["content"] = disarm(content)
     elif content is not None:
         message["content"] = _check_parts(join(param, "content"), content, media)
-    for name in _NAMES.intersection(message):
-        message[name] = disarm(message[name])
     for name in _TEXTS.intersection(message):
         message[name] = disarm(_need_text(join(param, name), message[name]))
     if "tool_calls" in message:

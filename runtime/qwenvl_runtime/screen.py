@@ -25,7 +25,7 @@ MAX_PROMPTS = 32
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Asked:
     """A request that has passed; `media.slots` have to be filled before it is written."""
 

@@ -47,7 +47,7 @@ class LetThrough:
         return Passed({}, MediaCheck(build_config().media, MediaHosts(())), 0, body)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Passed(Asked):
     body: bytes
 
