@@ -82,8 +82,9 @@ generate: .venv/unit
 images: .venv/all
 	@$(PYTHON) -m harness images
 
+# All parts, or those that PARTS names.
 bench: .venv/all
-	@UV=$(UV) $(PYTHON) -m bench
+	@UV=$(UV) $(PYTHON) -m bench $(PARTS)
 
 # As many as RESOURCES says.
 scale: .venv/unit

@@ -77,6 +77,8 @@ def measure(running: list[Arm]) -> Part:
         ours = next(arm for arm in running if arm.name == OURS)
         broken = count_broken(ask_streams(ours, _MANY, _MANY_STREAMS), _MANY)
     haproxy, litellm, qwenvl = (added(small, name) for name in (HAPROXY, LITELLM, OURS))
+    if haproxy <= 0:
+        raise BadAnswerError("HAProxy was faster than no relay at all: the machine has too much else to do")
     goals = [
         Goal("1 KB chat, added at p50, in times of what HAProxy adds", 3, qwenvl / haproxy, ""),
         Goal("1 KB chat, added at p50, as a part of what LiteLLM adds", 1 / 50, qwenvl / litellm, ""),
@@ -159,4 +161,5 @@ def render(title: str, measured: Measured) -> str:
 
 
 def times(measured: Measured, name: str) -> str:
-    return f"{added(measured, name) / added(measured, HAPROXY):.1f}"
+    haproxy = added(measured, HAPROXY)
+    return f"{added(measured, name) / haproxy:.1f}" if haproxy > 0 else "none"
