@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from functools import partial
 
@@ -26,6 +27,8 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
     runs = PARTS | {"scale": partial(run_scale, arguments.resources)}
+    # Who ends the command ends what it started: the relays, the node.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     missed = 0
     try:
         for name in arguments.parts or PARTS:
