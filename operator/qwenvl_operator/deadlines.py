@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from qwenvl_operator.api.quantity import parse_duration
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
 
-STARTUP_PROBE_PERIOD = 2
+PROBE_PERIOD = 1
+"""Of the probes that a start waits for."""
+# The kubelet counts failures of the startup probe on over restarts of the container (kubelet/prober/worker.go): a start
+# after crashes would get what is left of the budget. By the fourth the resource has been Stalled for a while.
+STARTS_COUNTED = 4
 # The runtime gives up by itself when the budget is spent and says why; the probe is there for a runtime that hangs.
 PROBE_MARGIN = 60
 # How long it takes until every kube-proxy and client has seen that a pod's endpoint is not ready.
@@ -40,7 +44,7 @@ class Deadlines:
             startup_budget=startup,
             warmup_budget=warmup,
             longest_request=longest,
-            startup_probe_failures=math.ceil((startup + PROBE_MARGIN) / STARTUP_PROBE_PERIOD),
+            startup_probe_failures=math.ceil((STARTS_COUNTED * startup + PROBE_MARGIN) / PROBE_PERIOD),
             progress=math.ceil((startup + warmup) * 1.25) + PROBE_MARGIN,
             gate=max(30.0, startup / 10),
             termination_grace=math.ceil(PROPAGATION + longest + ENGINE_STOP + GRACE_MARGIN),

@@ -76,7 +76,7 @@ def test_an_engine_that_stops_is_out_of_rotation_within_a_minute(interval: float
     stopped = clock.now
     while (alarm := clock.look("the last sign", interval)) < Alarm.CLOSE:
         pass
-    # The readiness probe, every two seconds, has to fail twice.
+    # The readiness probe, every second, has to fail three times.
     assert clock.now - stopped + 4 < 60
     while alarm < Alarm.END:
         alarm = clock.look("the last sign", interval)

@@ -6,7 +6,7 @@ from typing import Any
 
 from qwenvl_operator.api.v1alpha1 import GatePolicy
 from qwenvl_operator.custom_resource import CustomResource
-from qwenvl_operator.deadlines import STARTUP_PROBE_PERIOD, Deadlines
+from qwenvl_operator.deadlines import PROBE_PERIOD, Deadlines
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, child_name, config_map_name, labels
 from qwenvl_operator.objects import Manifest
 from qwenvl_runtime.config import (
@@ -64,14 +64,14 @@ def _container(cr: CustomResource, image: str) -> Manifest:
         "resources": _resources(cr),
         "startupProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},
-            "periodSeconds": STARTUP_PROBE_PERIOD,
+            "periodSeconds": PROBE_PERIOD,
             "failureThreshold": deadlines.startup_probe_failures,
         },
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "http"},
-            "periodSeconds": 2,
+            "periodSeconds": PROBE_PERIOD,
             "timeoutSeconds": 2,
-            "failureThreshold": 2,
+            "failureThreshold": 3,
         },
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},
