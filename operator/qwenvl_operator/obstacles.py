@@ -1,13 +1,11 @@
-"""What keeps a node from making a pod's container: the kubelet says it in Events and nowhere else."""
+"""What keeps a node from making a pod's container: the kubelet says it in Events and nowhere else. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
-from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import condition, container, is_ending, is_scheduled, parse_time, revision_of
 from qwenvl_operator.reasons import Reason
@@ -46,10 +44,10 @@ def awaited_pods(cr: CustomResource, pods: Iterable[Manifest]) -> list[Manifest]
     ]
 
 
-async def read_obstacles(cluster: Cluster, pods: Iterable[Manifest], now: float) -> Obstacles:
-    """What is in the way of those that have waited for a while. Raises ApiError."""
-    found = {pod["metadata"]["name"]: await _read(cluster, pod) for pod in pods if now - _since(pod) > PATIENCE}
-    return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
+def has_waited(pod: Manifest, now: float) -> bool:
+    """Whether a pod has waited for its container so long that its Events are worth a look."""
+    since = condition(pod, "PodScheduled").get("lastTransitionTime", pod["metadata"]["creationTimestamp"])
+    return now - parse_time(since) > PATIENCE
 
 
 def find_obstacle(events: Iterable[Manifest]) -> Obstacle | None:
@@ -58,20 +56,6 @@ def find_obstacle(events: Iterable[Manifest]) -> Obstacle | None:
     if newest is None or newest["reason"] not in _REASONS:
         return None
     return Obstacle(_REASONS[newest["reason"]], newest.get("note", ""))
-
-
-async def _read(cluster: Cluster, pod: Manifest) -> Obstacle | None:
-    try:
-        return find_obstacle(await cluster.list_events(pod))
-    except ApiError as error:
-        # Without the right to read Events less is said; that must not keep the rest from being said.
-        if not error.is_refusal:
-            raise
-        return None
-
-
-def _since(pod: Manifest) -> float:
-    return parse_time(condition(pod, "PodScheduled").get("lastTransitionTime", pod["metadata"]["creationTimestamp"]))
 
 
 def _time(event: Manifest) -> float:

@@ -20,7 +20,7 @@ from qwenvl_operator.gatekeeper import Gatekeeper
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
-from qwenvl_operator.obstacles import awaited_pods, read_obstacles
+from qwenvl_operator.obstacles import awaited_pods
 from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
@@ -93,7 +93,7 @@ class Reconciler:
         loading = loading_pods(cr, current.pods)
         progress = await read_progress(self._reports, loading)
         awaited = awaited_pods(cr, current.pods)
-        obstacles = await read_obstacles(self._cluster, awaited, self._now())
+        obstacles = await self._surroundings.read_obstacles(awaited, self._now())
         engine = warmups.newest.engine if warmups.newest else None
         previous = self._announcements.newest(key, current.cr)
         fit = derive_fit(cr.spec, engine, known_fit(previous, cr.revision))

@@ -1,4 +1,4 @@
-"""What the nodes have to give, where the operator may look at them: neither rollout nor status waits for that right."""
+"""What nodes have to give and what they say of pods, where the operator may look: nothing waits for that right."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Kind, Manifest
+from qwenvl_operator.obstacles import Obstacle, Obstacles, find_obstacle, has_waited
 from qwenvl_operator.pods import is_unschedulable
 from qwenvl_operator.room import describe_offers, free_room
 from qwenvl_operator.settings import Settings
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Surroundings:
-    """Lists nodes when it is asked, and keeps nothing. Every call raises ApiError but for want of the right."""
+    """Looks when it is asked, and keeps nothing. Every call raises ApiError, but not for want of the right."""
 
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
         self._cluster = cluster
@@ -35,6 +36,20 @@ class Surroundings:
             return ""
         nodes = await self._list(Kind.NODE)
         return "" if nodes is None else describe_offers(cr, nodes)
+
+    async def read_obstacles(self, pods: Iterable[Manifest], now: float) -> Obstacles:
+        """What is in the way of those that have waited for their containers for a while."""
+        found = {pod["metadata"]["name"]: await self._read_obstacle(pod) for pod in pods if has_waited(pod, now)}
+        return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
+
+    async def _read_obstacle(self, pod: Manifest) -> Obstacle | None:
+        try:
+            return find_obstacle(await self._cluster.list_events(pod))
+        except ApiError as error:
+            # Less is said then; that must not keep the rest from being said.
+            if not error.is_refusal:
+                raise
+            return None
 
     async def _list(self, kind: Kind) -> list[Manifest] | None:
         if not self._sees_nodes:
