@@ -48,7 +48,7 @@ class Installed:
         return [
             event
             for event in self.cluster.audit_events()
-            if event["user"]["username"] == self.user and event.get("objectRef", {}).get("resource") != "leases"
+            if event["user"].get("username") == self.user and event.get("objectRef", {}).get("resource") != "leases"
         ]
 
     def writes(self) -> list[dict[str, Any]]:
