@@ -9,8 +9,9 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CACHE)/uv-$(UV_V
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
+export MYPY_CACHE_DIR := $(CACHE)/mypy
 
-.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-cluster test-unit lint format generate images bench scale clean
+.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-node test-cluster test-unit lint format generate images bench scale clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
@@ -40,18 +41,21 @@ check-demo:
 check-test:
 	@python3 -m harness check --name test
 
-# That generated files are up to date is among the unit tests. The two lots run side by side: the one is busy with
-# vLLM, the other mostly waits for a cluster.
+# That generated files are up to date is among the unit tests. The three lots run side by side: one is busy with vLLM,
+# one mostly waits for a node, one for a control plane.
 test: check-test lint
 	@$(PYTHON) -m harness tools >/dev/null
 	@$(PYTHON) -m harness images >/dev/null
-	@$(MAKE) --no-print-directory --jobs=2 test-engine test-cluster
+	@$(MAKE) --no-print-directory --jobs=3 test-engine test-node test-cluster
 
 test-engine:
 	@QWENVL_TEST_NODE=engine $(PYTEST) tests/e2e -m engine | sed --unbuffered "s/^/[engine] /"
 
+test-node:
+	@$(PYTEST) tests/e2e -m "not engine" | sed --unbuffered "s/^/[node] /"
+
 test-cluster:
-	@$(PYTEST) tests/unit tests/component tests/cluster tests/e2e -m "not engine" | sed --unbuffered "s/^/[cluster] /"
+	@$(PYTEST) tests/unit tests/component tests/cluster | sed --unbuffered "s/^/[cluster] /"
 
 test-unit: .venv/unit
 	$(PYTEST) tests/unit tests/component -m "not engine and not process"

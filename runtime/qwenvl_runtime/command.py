@@ -12,7 +12,7 @@ import uvloop
 from pydantic import ValidationError
 
 from qwenvl_runtime.arguments import refused_arguments
-from qwenvl_runtime.config import CONFIG_DIRECTORY, CONFIG_FILE, PORT, RuntimeConfig
+from qwenvl_runtime.config import CACHE_DIRECTORY, CONFIG_DIRECTORY, CONFIG_FILE, PORT, RuntimeConfig
 from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import set_up_logging
@@ -32,6 +32,9 @@ def run() -> int:
         "--config", type=Path, default=Path(CONFIG_DIRECTORY, CONFIG_FILE), help="RuntimeConfig as JSON"
     )
     parser.add_argument("--port", type=int, default=PORT, help="port of the front; 0 takes a free one and logs it")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(CACHE_DIRECTORY), help="folder for the engine's compiled code, if writable"
+    )
     parser.add_argument("--termination-log", type=Path, default=Path("/dev/termination-log"))
     arguments = parser.parse_args()
     set_up_logging()
@@ -39,7 +42,7 @@ def run() -> int:
         config = load_config(arguments.config)
     except (OSError, ValueError) as error:
         return end(Ending(ExitCode.BAD_CONFIG, f"{arguments.config}: {describe(error)}"), arguments.termination_log)
-    return end(uvloop.run(serve(config, arguments.port)), arguments.termination_log)
+    return end(uvloop.run(serve(config, arguments.port, arguments.cache)), arguments.termination_log)
 
 
 def load_config(path: Path) -> RuntimeConfig:
@@ -56,11 +59,11 @@ def describe(error: Exception) -> str:
     return str(error)
 
 
-async def serve(config: RuntimeConfig, port: int) -> Ending:
+async def serve(config: RuntimeConfig, port: int, cache: Path) -> Ending:
     limits = Limits.of(config)
     raise_file_limit(2 * limits.connections + _SPARE_FILES)
     keep_memory()
-    return await Server(config, port, limits).run()
+    return await Server(config, port, cache, limits).run()
 
 
 def raise_file_limit(wanted: int) -> None:

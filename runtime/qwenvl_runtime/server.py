@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.client import fetch
-from qwenvl_runtime.config import CACHE_DIRECTORY, SCRATCH_DIRECTORY, RuntimeConfig
+from qwenvl_runtime.config import SCRATCH_DIRECTORY, RuntimeConfig
 from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.engine import Engine, build_arguments, build_environment, reap_orphans
 from qwenvl_runtime.engine_logs import EngineLog
@@ -37,7 +37,7 @@ _FLUSH_SECONDS = 1.0
 
 
 class Server:
-    def __init__(self, config: RuntimeConfig, port: int, limits: Limits) -> None:
+    def __init__(self, config: RuntimeConfig, port: int, cache: Path, limits: Limits) -> None:
         self._config = config
         self._port = port
         self._boot = Boot(config.revision)
@@ -45,7 +45,7 @@ class Server:
         self._socket = self._scratch / "engine.sock"
         self._engine_log = EngineLog()
         self._front = Front(self._boot, self._socket, limits, config)
-        cache = Path(CACHE_DIRECTORY) if os.access(CACHE_DIRECTORY, os.W_OK) else self._scratch / "cache"
+        cache = cache if os.access(cache, os.W_OK) else self._scratch / "cache"
         self._engine = Engine(
             build_arguments(config, self._socket),
             build_environment(config, os.environ, cache, self._scratch),

@@ -1,6 +1,7 @@
 """What end-to-end tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,15 @@ from harness.vllm_process import VllmServer
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one vLLM finds out about the model's class takes it a third of its start; the next ones read it here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[VllmServer]:
     """A real vLLM with the tiny model, without the runtime around it; one for all tests that only ask questions."""
-    with vllm_process.running(tmp_path_factory.mktemp("vllm")) as server:
+    with vllm_process.running(tmp_path_factory.mktemp("vllm"), engine_cache) as server:
         yield server
 
 

@@ -12,9 +12,10 @@ import pytest
 from openai import OpenAI
 
 from harness import demo, images, model_volume
-from harness.installed import Installed, install, wait_until
+from harness.installed import Installed, container_of, install, wait_until
 from harness.node import Node
 from harness.tiny_model import charts
+from qwenvl_runtime.ending import ExitCode
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 NAME = demo.RESOURCE
@@ -89,14 +90,26 @@ def test_the_metrics_are_one_page(served: Installed, client: OpenAI) -> None:
     assert "qwenvl_" in page
 
 
-def test_a_killed_container_comes_back_warm(served: Installed, client: OpenAI) -> None:
-    """The engine dies with its container; the new one answers only when it has been warmed up."""
+# Run in the container, which has no `kill` and no `pgrep`.
+KILL_WORKER = """
+import os, pathlib
+(worker,) = (file.parent.name for file in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+             if file.read_bytes().startswith(b"VLLM::Worker"))
+os.kill(int(worker), 9)
+"""
+
+
+def test_a_container_whose_engine_loses_a_process_comes_back_warm(served: Installed, client: OpenAI) -> None:
+    """The container ends with its engine; the new one answers only when it has been warmed up."""
     url = f"{served.url(NAME)}/v1/models"
     before = httpx.get(url, trust_env=False).headers["X-QwenVL-Boot-Id"]
     (pod,) = served.pods(NAME)
-    served.kill_container(pod)
+    served.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", KILL_WORKER)
 
     wait_until(partial(served.is_warm_again, pod), 300, lambda: served.node.kubectl("describe", "pods"))
+    ended = container_of(served.pods(NAME)[0])["lastState"]["terminated"]
+    assert ended["exitCode"] == ExitCode.ENGINE_DIED
+    assert ended["message"].startswith("ENGINE_DIED: ")
     after = httpx.get(url, trust_env=False)
     assert after.status_code == 200
     assert after.headers["X-QwenVL-Boot-Id"] != before

@@ -50,14 +50,15 @@ EVERY_FIELD: dict[str, Any] = {
 
 
 def find_process(root: int, title: str) -> int:
-    """The process below `root` whose title says that it is this part of vLLM."""
-    for pid in list_children(root):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        if title in command:
-            return pid
-        if found := find_process(pid, title):
-            return found
-    return 0
+    """The process below `root` whose title says that it is this part of vLLM, else 0."""
+    return next((pid for pid in list_tree(root) if title in read_title(pid)), 0)
+
+
+def read_title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def list_tree(root: int) -> list[int]:
@@ -92,8 +93,8 @@ async def stream_events(runtime: RuntimeProcess, tokens: int) -> AsyncIterator[d
         writer.close()
 
 
-async def test_a_pod_from_its_start_to_its_end(tmp_path: Path) -> None:
-    async with running(CONFIG, tmp_path, fake=False) as runtime:
+async def test_a_pod_from_its_start_to_its_end(tmp_path: Path, engine_cache: Path) -> None:
+    async with running(CONFIG, tmp_path, fake=False, cache=engine_cache) as runtime:
         while (report := await runtime.read_report()).reason == "the engine is loading the model":
             assert (await runtime.get("/healthz")).status == 503
             assert (await runtime.get("/readyz")).status == 503
@@ -145,8 +146,8 @@ async def test_a_pod_from_its_start_to_its_end(tmp_path: Path) -> None:
         assert list_tree(runtime.process.pid) == []
 
 
-async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
-    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
+async def test_sigterm_while_the_engine_loads(tmp_path: Path, engine_cache: Path) -> None:
+    async with running(TEXT_ONLY, tmp_path, fake=False, cache=engine_cache) as runtime:
         await runtime.wait_line(source="engine")
         family = list_tree(runtime.process.pid)
         began = time.monotonic()
@@ -156,8 +157,8 @@ async def test_sigterm_while_the_engine_loads(tmp_path: Path) -> None:
         assert not any(is_running(pid) for pid in family)
 
 
-async def test_the_death_of_the_api_server_takes_its_children_along(tmp_path: Path) -> None:
-    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
+async def test_the_death_of_the_api_server_takes_its_children_along(tmp_path: Path, engine_cache: Path) -> None:
+    async with running(TEXT_ONLY, tmp_path, fake=False, cache=engine_cache) as runtime:
         await runtime.wait_until(lambda: find_process(runtime.process.pid, "VLLM::EngineCore") > 0)
         family = list_tree(runtime.process.pid)
         os.kill(find_process(runtime.process.pid, "vllm.entrypoints"), signal.SIGKILL)
@@ -166,11 +167,13 @@ async def test_the_death_of_the_api_server_takes_its_children_along(tmp_path: Pa
         assert not any(is_running(pid) for pid in family)
 
 
-async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_container(tmp_path: Path) -> None:
+async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_container(
+    tmp_path: Path, engine_cache: Path
+) -> None:
     # A fifth of the seconds that a pod has.
     patience = {"interval": 0.5, "quiet": 4, "answer": 3, "recovery": 6}
     config = RuntimeConfig.model_validate({**TEXT_ONLY.model_dump(), "watchdog": patience})
-    async with running(config, tmp_path, fake=False) as runtime:
+    async with running(config, tmp_path, fake=False, cache=engine_cache) as runtime:
         await runtime.wait_ready()
         worker, core = (find_process(runtime.process.pid, f"VLLM::{title}") for title in ("Worker", "EngineCore"))
         events = stream_events(runtime, tokens=3000)
@@ -190,15 +193,16 @@ async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_co
         assert not any(is_running(pid) for pid in family)
 
 
-@pytest.mark.parametrize("title", ["VLLM::EngineCore", "VLLM::Worker"])
-async def test_the_death_of_a_process_behind_the_api_server_ends_the_container(tmp_path: Path, title: str) -> None:
-    async with running(TEXT_ONLY, tmp_path, fake=False) as runtime:
+async def test_the_death_of_a_process_behind_the_api_server_ends_the_container(
+    tmp_path: Path, engine_cache: Path
+) -> None:
+    async with running(TEXT_ONLY, tmp_path, fake=False, cache=engine_cache) as runtime:
         await runtime.wait_ready()
         events = stream_events(runtime, tokens=3000)
         await anext(events)
         family = list_tree(runtime.process.pid)
         began = time.monotonic()
-        os.kill(find_process(runtime.process.pid, title), signal.SIGKILL)
+        os.kill(find_process(runtime.process.pid, "VLLM::EngineCore"), signal.SIGKILL)
         rest = [event async for event in events]
         assert not any(event.get("choices", [{}])[0].get("finish_reason") for event in rest), (
             "half an answer ends in none"

@@ -133,7 +133,7 @@ def starts(beginning: str) -> Callable[[object], bool]:
 
 @asynccontextmanager
 async def running(
-    config: RuntimeConfig, folder: Path, fake: bool = True, **faults: Any
+    config: RuntimeConfig, folder: Path, fake: bool = True, cache: Path | None = None, **faults: Any
 ) -> AsyncIterator[RuntimeProcess]:
     (folder / "runtime.json").write_text(config.dump())
     (folder / "termination-log").touch()
@@ -147,6 +147,8 @@ async def running(
         )
     environment |= {"FAKE_ENGINE_FAULTS": str(folder / "faults"), "FAKE_ENGINE_JOURNAL": str(folder / "journal")}
     arguments = ["--config", "runtime.json", "--port", "0", "--termination-log", str(folder / "termination-log")]
+    if cache is not None:
+        arguments += ["--cache", str(cache)]
     if faults:
         (folder / "faults").write_text(json.dumps(faults))
     process = await asyncio.create_subprocess_exec(

@@ -41,13 +41,13 @@ class VllmServer:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[VllmServer]:
-    """A server that answers; every process of it is gone at the end."""
+def running(folder: Path, cache: Path) -> Iterator[VllmServer]:
+    """A server that answers; every process of it is gone at the end. `folder` is its own, `cache` may be shared."""
     server = VllmServer(folder / "vllm.sock", folder / "vllm.log")
     with server.log.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", MODULE, *build_arguments(CONFIG, server.socket)],
-            env=build_environment(CONFIG, os.environ, folder / "cache", folder),
+            env=build_environment(CONFIG, os.environ, cache, folder),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
