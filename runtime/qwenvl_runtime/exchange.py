@@ -48,8 +48,8 @@ class Exchange:
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._admitted: int | None = None
-        """The tokens that the queue was told, once it has let the request in."""
+        self._admitted: tuple[int, int] | None = None
+        """The tokens and answers that the queue was told, once it has let the request in."""
         self._fault: tuple[ResponseHead, list[bytes]] | None = None
         self._status = 0
         self.received = 0
@@ -139,11 +139,12 @@ class Exchange:
         front = self._front
         try:
             asked = front.screen.check(head.path, body)
-            front.admission.enter(asked.tokens)
+            admitted = asked.tokens, asked.answers
+            front.admission.enter(*admitted)
         except RequestError as error:
             self.refuse(error, unread=False)
             return
-        self._admitted = asked.tokens
+        self._admitted = admitted
         if asked.media.slots:
             left = BytesLeft((front.limits.body_bytes - len(body)) * 3 // 4)
             self._fetching = asyncio.create_task(front.fetcher.fill(asked.media, left))
@@ -169,7 +170,7 @@ class Exchange:
 
     def _make_room(self) -> None:
         if self._admitted is not None:
-            self._front.admission.leave(self._admitted)
+            self._front.admission.leave(*self._admitted)
             self._admitted = None
 
     def _answered_locally(self, task: asyncio.Task[Page]) -> None:

@@ -38,6 +38,12 @@ class Asked:
         """About how many tokens the prompt has."""
         return self.text_bytes // _BYTES_PER_TOKEN + self.media.tokens
 
+    @property
+    def answers(self) -> int:
+        """How many the engine is asked for: `n` for each prompt."""
+        prompt, count = self.content.get("prompt"), self.content.get("n", 1)
+        return count * len(prompt) if type(prompt) is list else int(count)
+
     def write(self) -> bytes:
         return orjson.dumps(self.content)
 

@@ -362,20 +362,34 @@ def test_tokens_are_estimated() -> None:
 
 def test_the_queue_has_an_end() -> None:
     admission = Admission(QueueConfig(max_requests=3, max_tokens=1000))
-    admission.enter(5000)
+    admission.enter(5000, 1)
     with pytest.raises(RequestError, match=r"queue\.maxTokens") as caught:
-        admission.enter(1)
+        admission.enter(1, 1)
     assert (caught.value.status, caught.value.headers) == (429, (("Retry-After", "5"),))
-    admission.leave(5000)
+    admission.leave(5000, 1)
     for _ in range(3):
-        admission.enter(300)
+        admission.enter(300, 1)
     with pytest.raises(RequestError, match=r"queue\.maxRequests"):
         admission.check_room()
-    admission.leave(300)
+    admission.leave(300, 1)
     admission.check_room()
     with pytest.raises(RequestError, match=r"queue\.maxTokens"):
-        admission.enter(401)
-    admission.enter(400)
+        admission.enter(401, 1)
+    admission.enter(400, 1)
+
+
+def test_each_answer_that_is_asked_for_takes_a_place_in_the_queue() -> None:
+    assert ask(chat("x")).answers == 1
+    assert ask(chat("x", n=3)).answers == 3
+    prompts = {"model": "tiny", "prompt": ["a", "b"], "n": 4}
+    assert ask(prompts, TEXT).answers == 8
+    admission = Admission(QueueConfig(max_requests=4))
+    admission.enter(1, 8)
+    admission.leave(1, 8)
+    admission.enter(1, 2)
+    with pytest.raises(RequestError, match=r"queue\.maxRequests"):
+        admission.enter(1, 3)
+    admission.enter(1, 2)
 
 
 # Anything

@@ -307,7 +307,7 @@ class Queue(Model):
     """What a pod takes on at a time, running and waiting. Above it clients get 429 with Retry-After."""
 
     max_requests: Annotated[int, Field(ge=1, le=8192)] | None = None
-    """Requests. Left out: four times engine.maxNumSeqs."""
+    """Requests, one for several answers as many. Left out: four times engine.maxNumSeqs."""
     max_tokens: Annotated[int, Field(ge=1024, le=1073741824)] | None = None
     """Tokens of all their prompts, estimated from their text and the sizes of their pictures. Left out: eight times
     engine.maxModelLen."""
