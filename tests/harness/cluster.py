@@ -1,11 +1,18 @@
 """A running cluster as tests use it: kubectl, and what the apiserver's audit log says was asked of it."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness.audit import AuditLog
 from harness.commands import run
+
+if TYPE_CHECKING:
+    from harness.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,19 @@ class Cluster:
         return run(*program, *arguments, input=input, timeout=timeout)
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
-        return found
+        """What `kubectl get` would find; of a cluster that was started here."""
+        return self._reader.get(*arguments)
+
+    @cached_property
+    def _audit(self) -> AuditLog:
+        return AuditLog(self.audit_log)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        # What checks the machine imports this module before there is anything but Python.
+        from harness.reader import Reader
+
+        return Reader(self.kubeconfig)
 
     def apply(self, *manifests: dict[str, Any]) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
@@ -31,5 +49,4 @@ class Cluster:
 
     def audit_events(self) -> list[dict[str, Any]]:
         """Every request the apiserver has answered, oldest first, as audit.k8s.io events without bodies."""
-        lines = self.audit_log.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return self._audit.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
@@ -100,12 +101,18 @@ def external_cluster() -> tuple[Cluster, Names]:
     return cluster, Names(operator=operator, runtime=runtime)
 
 
+def get(cluster: Cluster, *arguments: str) -> dict[str, Any]:
+    """By kubectl, which knows every way to log in to a cluster."""
+    found: dict[str, Any] = json.loads(cluster.kubectl("get", *arguments, "--output=json"))
+    return found
+
+
 def show_until_ready(cluster: Cluster) -> None:
     """Print each change of what the resource says of itself, until it is Ready for its newest spec."""
     said, deadline = "", time.monotonic() + READY_S
     with step("Waiting until it is Ready", "1 min"):
         while time.monotonic() < deadline:
-            cr = cluster.get("qvl", RESOURCE, f"--namespace={NAMESPACE}")
+            cr = get(cluster, "qvl", RESOURCE, f"--namespace={NAMESPACE}")
             conditions = {item["type"]: item for item in cr["status"].get("conditions", ())}
             current = cr["status"]["observedGeneration"] == cr["metadata"]["generation"]
             ready = conditions.get(
@@ -124,7 +131,7 @@ def show_until_ready(cluster: Cluster) -> None:
 @contextmanager
 def reachable(cluster: Cluster) -> Iterator[str]:
     """Host and port of the Service, as this machine reaches it."""
-    service = cluster.get("service", RESOURCE, f"--namespace={NAMESPACE}")
+    service = get(cluster, "service", RESOURCE, f"--namespace={NAMESPACE}")
     if isinstance(cluster, Node):
         yield f"{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
         return
@@ -147,8 +154,8 @@ def reachable(cluster: Cluster) -> Iterator[str]:
 
 
 def show_stages(cluster: Cluster, address: str) -> None:
-    cr = cluster.get("qvl", RESOURCE, f"--namespace={NAMESPACE}")
-    pods = cluster.get("pods", f"--namespace={NAMESPACE}", f"--selector={cr['status']['selector']}")["items"]
+    cr = get(cluster, "qvl", RESOURCE, f"--namespace={NAMESPACE}")
+    pods = get(cluster, "pods", f"--namespace={NAMESPACE}", f"--selector={cr['status']['selector']}")["items"]
     report = httpx.get(f"http://{address}/warmup", trust_env=False).raise_for_status().json()
     pod = next(pod for pod in pods if pod["metadata"]["name"] == report["pod"])
     say("    Time to Ready by stage:")
