@@ -66,7 +66,8 @@ class ClientConnection(asyncio.Protocol):
         if self._ending:
             return
         if not self.busy:
-            self.deadline = self._front.now() + self._limits.head_seconds
+            # The nearer one: blank lines begin no request, and must not keep a connection open.
+            self.deadline = min(self.deadline, self._front.now() + self._limits.head_seconds)
         self._intake.feed(data)
         if not self._answering:
             self._received += len(data)

@@ -15,7 +15,7 @@ from qwenvl_runtime.media import MediaCheck
 MAX_MESSAGES = 4096
 MAX_PARTS = 4096
 
-_ROLES = ("system", "user", "assistant", "tool")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE = {
     "role": one_of(*_ROLES),
     "content": anything,
@@ -32,7 +32,9 @@ _TEXTS = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_c
 _PARTS = {
     "text": fields(type=anything, text=anything),
     "refusal": fields(type=anything, refusal=anything),
-    "image_url": fields(type=anything, image_url=fields(url=anything, detail=one_of("auto", "low", "high"))),
+    "image_url": fields(
+        type=anything, image_url=fields(url=anything, detail=one_of("auto", "low", "high", "original"))
+    ),
     "video_url": fields(type=anything, video_url=fields(url=anything)),
 }
 _CALL = fields(
@@ -62,6 +64,8 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
     check_fields(param, message, _MESSAGE)
     if "role" not in message:
         raise bad_field("invalid_value", join(param, "role"), f"must be one of {', '.join(_ROLES)}")
+    if message["role"] == "developer":
+        message["role"] = "system"  # what OpenAI calls it now; the model's template knows the older name
     message.pop("annotations", None)
     content = message.get("content")
     if type(content) is str:
@@ -109,6 +113,7 @@ def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
     if value is None or type(value.get("url")) is not str:
         raise bad_field("invalid_value", path, "must be a string")
     value = part[kind] = strip_nulls(value)
+    value.pop("detail", None)  # it means nothing to the model
     if kind == "image_url":
         media.take_picture(path, value)
     else:

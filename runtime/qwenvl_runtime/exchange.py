@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from functools import partial
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from qwenvl_runtime.upstream import Call
 
 if TYPE_CHECKING:
     from qwenvl_runtime.front import Front
+
+logger = logging.getLogger(__name__)
 
 _ID_HEADER = request_id.HEADER.lower().encode()
 _CLIENT_LEFT = 499
@@ -52,6 +55,7 @@ class Exchange:
         """The tokens and answers that the queue was told, once it has let the request in."""
         self._fault: tuple[ResponseHead, list[bytes]] | None = None
         self._status = 0
+        self._cancelled = False
         self.received = 0
         self.sent = 0
 
@@ -77,6 +81,7 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client left."""
+        self._cancelled = True
         if self._call is not None:
             self._call.cancel()
         for task in (self._local, self._fetching):
@@ -153,15 +158,13 @@ class Exchange:
             self._ask(head, asked.write())
 
     def _fetched(self, asked: Asked, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
+        if self._cancelled or task.cancelled():
+            return  # a task that has just ended cannot be cancelled any more
         self._fetching = None
         assert self.head is not None
-        error = task.exception()
-        if isinstance(error, RequestError):
-            self.refuse(error, unread=False)
+        if error := task.exception():
+            self._refuse_for(error)
         else:
-            task.result()
             self._ask(self.head, asked.write())
 
     def _ask(self, head: RequestHead, body: bytes) -> None:
@@ -174,10 +177,22 @@ class Exchange:
             self._admitted = None
 
     def _answered_locally(self, task: asyncio.Task[Page]) -> None:
-        if not task.cancelled():
-            self._local = None
+        if self._cancelled or task.cancelled():
+            return
+        self._local = None
+        if error := task.exception():
+            self._refuse_for(error)
+        else:
             self._write_answer(task.result())
             self._end()
+
+    def _refuse_for(self, error: BaseException) -> None:
+        """What nobody has foreseen is answered, too."""
+        if not isinstance(error, RequestError):
+            logger.error("request %s was not answered", self.request_id, exc_info=error)
+            message = f"This is a fault of the server; its log tells more of request {self.request_id}."
+            error = RequestError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+        self.refuse(error, unread=False)
 
     def _write_answer(self, answer: Page) -> None:
         lines = [f"content-type: {answer.content_type}\r\ncontent-length: {len(answer.body)}\r\n"]

@@ -69,9 +69,10 @@ class Intake:
                 self._left -= len(data)
             return self._finish(reader, b"".join(self._body), last=False) if self._left == 0 else None
         reader.feed_body(self._take(len(self._ahead)))
-        self._limits.check_body(reader.body_size)
+        # Its framing has no right to more than it frames.
+        self._limits.check_body(max(len(reader.body), reader.wire_size // 2))
         # What follows a chunked body has been swallowed by its parser.
-        return self._finish(reader, b"".join(reader.body), last=reader.trailing) if reader.complete else None
+        return self._finish(reader, bytes(reader.body), last=reader.trailing) if reader.complete else None
 
     def clear(self) -> None:
         self._ahead, self._place = b"", 0

@@ -24,7 +24,9 @@ def set_up_logging(level: int = logging.INFO) -> None:
 
 def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """In place of asyncio's own handler, which prints tasks with the text of their exceptions."""
-    logging.getLogger("asyncio").error("%s", context["message"], exc_info=context.get("exception"))
+    # A message may go on with a callback and all that it is called with: a request.
+    message = " ".join(str(context["message"]).split()[:3])
+    logging.getLogger("asyncio").error("%s", message, exc_info=context.get("exception"))
 
 
 def write_line(source: str, level: str, message: str, **fields: Any) -> None:

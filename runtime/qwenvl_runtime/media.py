@@ -21,8 +21,8 @@ class Slot:
     """Where a picture is to be put that has to be fetched: `holder["url"]`."""
 
     param: str
-    holder: dict[str, Any]
-    link: MediaLink
+    holder: dict[str, Any] = field(repr=False)
+    link: MediaLink = field(repr=False)
 
 
 @dataclass(slots=True)

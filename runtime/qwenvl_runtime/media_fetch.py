@@ -18,7 +18,7 @@ import httptools
 
 from qwenvl_runtime.errors import RequestError, bad_field
 from qwenvl_runtime.media import MediaCheck, Slot
-from qwenvl_runtime.media_hosts import MediaLink, is_forbidden
+from qwenvl_runtime.media_hosts import PORTS, MediaLink, is_forbidden
 
 FETCH_SECONDS = 10.0
 _FETCHES = 32
@@ -72,7 +72,7 @@ class MediaFetcher:
             raise _unavailable(slot, f"was not there within {self._seconds:g} s") from error
         except ssl.SSLCertVerificationError as error:
             raise _unavailable(slot, "could not be fetched: its host's certificate is not trusted") from error
-        except (OSError, EOFError, httptools.HttpParserError) as error:
+        except (OSError, EOFError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise _unavailable(slot, "could not be fetched") from error
         except ValueError as error:
             raise _unavailable(slot, str(error)) from error
@@ -80,13 +80,15 @@ class MediaFetcher:
         slot.holder["url"] = f"data:{media_type};base64,{b64encode(data).decode()}"
 
     async def _fetch(self, link: MediaLink, left: BytesLeft) -> bytes:
-        """Raises OSError, EOFError, httptools.HttpParserError, or ValueError with words for the client."""
+        """Raises OSError, EOFError, httptools' errors, or ValueError with words for the client."""
         address = await _resolve(link)
         tls = self._get_tls() if link.scheme == "https" else None
         host = link.host if tls else None
         reader, writer = await asyncio.open_connection(address, link.port, ssl=tls, server_hostname=host)
         try:
-            lines = f"GET {link.target} HTTP/1.1\r\nHost: {link.host}:{link.port}\r\nAccept: image/*\r\n"
+            # A presigned URL of an object store is signed with the host as clients send it: without the usual port.
+            name = link.host if link.port == PORTS[link.scheme] else f"{link.host}:{link.port}"
+            lines = f"GET {link.target} HTTP/1.1\r\nHost: {name}\r\nAccept: image/*\r\n"
             writer.write(
                 f"{lines}Accept-Encoding: identity\r\nUser-Agent: qwenvl\r\nConnection: close\r\n\r\n".encode()
             )
@@ -122,7 +124,7 @@ class _Download:
         self.complete = False
 
     def feed(self, data: bytes) -> None:
-        """Raises ValueError or httptools.HttpParserError."""
+        """Raises ValueError or httptools' errors."""
         self._left.take(len(data))
         self._parser.feed_data(data)
         if self._fault:

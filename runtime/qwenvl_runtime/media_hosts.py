@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(?:(http)://)?([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?::([0-9]{1,5}))?")
 # One spelling of a URL only: no user, no escapes in the host, no other alphabet, no fragment, nothing but ASCII.
 _URL = re.compile(r"(https?)://([A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?((?:[/?][!-\"$-\[\]-~]*)?)")
@@ -40,7 +40,7 @@ class MediaHosts:
         if match is None:
             return None
         scheme, host, port, target = match.groups()
-        link = MediaLink(scheme, host.lower(), int(port or _PORTS[scheme]), target or "/")
+        link = MediaLink(scheme, host.lower(), int(port or PORTS[scheme]), target or "/")
         if target.startswith("?"):
             link = link._replace(target="/" + target)
         return link if link[:3] in self._allowed else None
@@ -51,7 +51,7 @@ def _read_entry(entry: str) -> tuple[str, str, int]:
     if match is None:
         raise ValueError(f"media.allowed_url_hosts: {entry} is not [http://]host[:port]")
     scheme = match[1] or "https"
-    return scheme, match[2], int(match[3] or _PORTS[scheme])
+    return scheme, match[2], int(match[3] or PORTS[scheme])
 
 
 def is_forbidden(address: str) -> bool:

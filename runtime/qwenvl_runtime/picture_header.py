@@ -127,11 +127,13 @@ def _read_jpeg(source: Source) -> tuple[int, int]:
 
 
 def _check_end(source: Source, begin: int, mark: bytes) -> None:
-    """Whether the pixels that begin at `begin` end; some cameras and programs write more after the end."""
-    last = source.read(source.size - len(mark), len(mark))
-    tail = max(begin, source.size - _TAIL)
-    if last != mark and mark not in source.read(tail, source.size - tail):
-        raise PictureError("is truncated")
+    """Whether the pixels that begin at `begin` end. Cameras write more after the end, phones a whole film: it is
+    looked for at the very end, near it, and at last everywhere."""
+    for place in (source.size - len(mark), source.size - _TAIL, begin):
+        start = max(begin, place)
+        if mark in source.read(start, source.size - start):
+            return
+    raise PictureError("is truncated")
 
 
 def _read_webp(source: Source) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from qwenvl_runtime.errors import RequestError, bad_request
 
 # What the engine is told of a client's headers. Everything else (cookies, credentials, forwarding) stops here.
 PASSED_REQUEST_HEADERS = (b"content-type", b"accept", b"traceparent", b"tracestate")
+_PIECES, _PIECE_BYTES = 4096, 32
+"""Chunks that a body may have, and bytes for each further one: each costs some time."""
 _FORBIDDEN_TWICE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
@@ -42,8 +44,11 @@ class RequestReader:
         self.complete = False
         self.trailing = False
         """Bytes after the chunked body: the next request, whose beginning is lost."""
-        self.body: list[bytes] = []
-        self.body_size = 0
+        self.body = bytearray()
+        self.wire_size = 0
+        """Bytes of a chunked body as they came, with its framing."""
+        self._pieces = 0
+        self._keep_alive = False
         upgrade = self._feed(head)
         if not self._head_complete or self._begun > 1 or self.body:
             raise bad_request("The request's head is malformed.")
@@ -57,6 +62,9 @@ class RequestReader:
         self._feed(data)
         if self._begun > 1:
             self.trailing = True
+        self.wire_size += len(data)
+        if self._pieces > _PIECES + len(self.body) // _PIECE_BYTES:
+            raise bad_request("The body comes in too many chunks that are too small.")
 
     def on_message_begin(self) -> None:
         self._begun += 1
@@ -76,10 +84,11 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         self._head_complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # at the message's end it has forgotten
 
     def on_body(self, data: bytes) -> None:
-        self.body.append(data)
-        self.body_size += len(data)
+        self.body += data
+        self._pieces += 1
 
     def on_message_complete(self) -> None:
         self.complete = True
@@ -111,7 +120,7 @@ class RequestReader:
             path=_read_path(self._target),
             headers=headers,
             version=version,
-            keep_alive=self._parser.should_keep_alive() and not upgrade,
+            keep_alive=self._keep_alive and not upgrade,
             body_length=length,
         )
 

@@ -6,7 +6,7 @@ twice, a huge number, an escape) the engine sees as it was checked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from qwenvl_runtime.fields import DROPPED, build_chat_fields, build_completion_f
 from qwenvl_runtime.json_text import parse
 from qwenvl_runtime.media import MediaCheck
 from qwenvl_runtime.media_hosts import MediaHosts
+from qwenvl_runtime.schemas import check_schemas
 
 MAX_PROMPTS = 32
 _BYTES_PER_TOKEN = 4
@@ -29,7 +30,7 @@ _BYTES_PER_TOKEN = 4
 class Asked:
     """A request that has passed; `media.slots` have to be filled before it is written."""
 
-    content: dict[str, Any]
+    content: dict[str, Any] = field(repr=False)
     media: MediaCheck
     text_bytes: int
 
@@ -68,6 +69,7 @@ class Screen:
             del content[name]
         check_fields("", content, self._chat_fields if chat else self._completion_fields)
         if chat:
+            _check_tools(content)
             content["messages"] = check_conversation(content.get("messages"), media)
             if "tools" in content:
                 content["tools"] = disarm_tree(content["tools"])
@@ -84,6 +86,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     if type(content) is not dict:
         raise bad_field("invalid_json", "", "The body is not a JSON object.")
     return content
+
+
+def _check_tools(content: dict[str, Any]) -> None:
+    """The engine makes one grammar for all tools where one of them has to be called."""
+    if content.get("tool_choice") == "required":
+        functions = [tool.get("function") or {} for tool in content.get("tools", ())]
+        check_schemas("tools", [function["parameters"] for function in functions if function.get("parameters")])
 
 
 def _check_prompt(prompt: Any) -> str | list[str]:

@@ -6,9 +6,9 @@ Blocking work without a network, done in a thread before the engine starts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from qwenvl_runtime.config import RuntimeConfig, SnapshotReport
 from qwenvl_runtime.hashing import Progress, hash_files
@@ -36,6 +36,7 @@ class Verified:
     """The manifest's own."""
     manifest: Manifest
     stamps: Mapping[str, Stamp]
+    folders: Mapping[str, Stamp]
     hashed_at: float
     from_marker: bool = False
 
@@ -69,7 +70,8 @@ class Snapshot:
     def check_unchanged(self) -> None:
         """That what was verified is what has been loaded meanwhile, by the files' times. Raises SnapshotError."""
         if self._verified is not None:
-            _require_same(self._folder, self._verified.stamps, "while the engine loaded it")
+            seen = {**self._verified.stamps, **self._verified.folders}
+            _require_same(self._folder, seen, "while the engine loaded it")
 
     def report(self) -> SnapshotReport | None:
         """How far the verification is; None if nothing is pinned."""
@@ -116,16 +118,16 @@ def verify(folder: Path, digest: str, marker: Marker | None, progress: Progress,
     manifest = Manifest.parse(data)
     files = list_files(folder)
     try:
-        stamps = take_stamps(files)
+        stamps, folders = take_stamps(files), take_stamps(_list_folders(folder, files))
     except OSError as error:
         raise unreadable(error.filename, error) from error
     _refuse(folder, _compare(manifest, stamps))
     if marker is not None and marker.digest == digest and marker.stamps == stamps:
-        return Verified(found, manifest, stamps, marker.hashed_at, from_marker=True)
+        return Verified(found, manifest, stamps, folders, marker.hashed_at, from_marker=True)
     progress.total = manifest.size
     _refuse(folder, _compare_hashes(manifest, hash_files(files, progress)))
-    _require_same(folder, stamps, "while it was hashed")
-    return Verified(found, manifest, stamps, now)
+    _require_same(folder, {**stamps, **folders}, "while it was hashed")
+    return Verified(found, manifest, stamps, folders, now)
 
 
 def check_quantization(folder: Path, declared: str, extra_args: tuple[str, ...]) -> None:
@@ -175,9 +177,16 @@ def _refuse(folder: Path, wrong: Mapping[str, list[str]]) -> None:
         raise SnapshotError(f"{folder} is not what its manifest says; {'; '.join(said)}")
 
 
+def _list_folders(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """A folder that is moved away and back leaves its files' times alone, but not its own."""
+    root = folder.resolve()
+    return {f"{parent}/": root / parent for name in names for parent in PurePath(name).parents}
+
+
 def _require_same(folder: Path, stamps: Mapping[str, Stamp], when: str) -> None:
     try:
-        now = take_stamps(list_files(folder))
+        files = list_files(folder)
+        now = take_stamps({**files, **_list_folders(folder, files)})
     except OSError as error:
         raise unreadable(error.filename or folder, error) from error
     changed = sorted(name for name in now.keys() | stamps.keys() if now.get(name) != stamps.get(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -36,7 +37,8 @@ class Pool:
         self._socket = socket
         self._idle: deque[EngineConnection] = deque()
         self.received = 0
-        """Bytes that the engine has sent: whoever watches it sees that it moves."""
+        """Bytes of what the engine has computed: whoever watches it sees that it moves. Its API server answers other
+        requests by itself, and refuses some, when nothing moves behind it."""
         self.unsent = 0
         """Bytes of requests that the engine has not taken yet."""
 
@@ -134,6 +136,7 @@ class EngineConnection(asyncio.Protocol):
         self._listener: Listener | None = None
         self._broken: Callable[[bool], None]
         self._decode = False
+        self._computes = False
         self._head: ResponseHead | None = None
         self._chunks: Chunks | None = None
         self._buffer = b""
@@ -144,6 +147,7 @@ class EngineConnection(asyncio.Protocol):
     def send(self, request: bytes, decode: bool, listener: Listener, broken: Callable[[bool], None]) -> None:
         """`decode`: take the framing away from a chunked answer."""
         self._listener, self._broken, self._decode = listener, broken, decode
+        self._computes = request.startswith(b"POST")
         self._transport.write(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -175,11 +179,11 @@ class EngineConnection(asyncio.Protocol):
         if self._listener is None:
             self._transport.abort()
             return
-        self._pool.received += len(data)
         try:
             if self._head is None:
                 self._read_head(data, self._listener)
             else:
+                self._count(data, self._head)
                 self._listener.answer_continued(self._read_body(data, self._head))
         except (httptools.HttpParserError, ValueError):
             self._transport.abort()
@@ -218,7 +222,12 @@ class EngineConnection(asyncio.Protocol):
         self._chunks = Chunks(raw, self._decode) if head.chunked else None
         self._left = 1 if head.body_length is None else head.body_length
         self._head = head
+        self._count(body, head)
         listener.answer_begun(head, self._read_body(body, head) if body else b"")
+
+    def _count(self, data: bytes, head: ResponseHead) -> None:
+        if self._computes and head.status == HTTPStatus.OK:
+            self._pool.received += len(data)
 
     def _read_body(self, data: bytes, head: ResponseHead) -> bytes:
         """What of `data` goes to the client; sets `_left` to 0 when the body is whole."""

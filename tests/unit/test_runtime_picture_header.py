@@ -72,6 +72,10 @@ def test_no_text_breaks_it(text: str) -> None:
 def test_what_stands_after_the_end_does_not_matter() -> None:
     assert read(encode("JPEG") + b"trailer" * 1000).width == 64
     assert read(encode("PNG") + b"\0" * 50).width == 64
+    film = b"film" * 50_000
+    assert read(encode("JPEG") + film).width == 64
+    with pytest.raises(PictureError, match="truncated"):
+        read(encode("JPEG")[:-2] + film)
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])

@@ -15,6 +15,7 @@ from qwenvl_runtime.admission import Admission
 from qwenvl_runtime.config import QueueConfig
 from qwenvl_runtime.control_tokens import BREAK, CONTROL_TOKENS
 from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.schemas import count_states
 from qwenvl_runtime.screen import Asked, Screen
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -62,7 +63,7 @@ def refuse(content: Any, path: str = CHAT, screen: Screen = SCREEN) -> tuple[str
     "content",
     [
         chat("hello"),
-        chat(text("a"), picture(), text("b"), picture(detail="high")),
+        chat(text("a"), picture(), text("b"), picture()),
         chat(picture(data_url(encode("JPEG"), "image/jpeg")), picture(data_url(encode("WEBP"), "image/webp"))),
         chat("hi", temperature=0.5, top_p=1, max_tokens=16, n=2, stop=["a", "b"], seed=-5, stream=True,
              stream_options={"include_usage": True}, logprobs=True, top_logprobs=5, logit_bias={"5": -100},
@@ -93,11 +94,17 @@ def test_an_answer_can_be_sent_back() -> None:
 
 def test_what_means_nothing_to_the_engine_stays_here() -> None:
     assert pass_on(chat("x", user="u", metadata={"a": "b"}, store=True, mm_processor_kwargs=None)) == chat("x")
+    assert pass_on(chat(picture(detail="original"))) == chat(picture())
+
+
+def test_a_developer_is_what_the_model_calls_the_system() -> None:
+    (message,) = pass_on({"messages": [{"role": "developer", "content": "be kind"}]})["messages"]
+    assert message == {"role": "system", "content": "be kind"}
 
 
 @pytest.mark.parametrize("prompt", ["once", ["a", "b"]])
 def test_completions(prompt: Any) -> None:
-    content = {"model": "m", "prompt": prompt, "max_tokens": 5, "logprobs": 3}
+    content = {"model": "m", "prompt": prompt, "max_tokens": 5, "logprobs": 3, "echo": False}
     assert pass_on(content, TEXT) == content
 
 
@@ -118,7 +125,7 @@ def test_fields_that_are_not_listed_are_refused(name: str) -> None:
     for value in (True, 0, {}, "a"):
         code, param = refuse({**chat("x"), name: value})
         assert (code, param) == ("unsupported_field", name if len(name) < 64 else name[:64] + "...")
-    assert refuse({"prompt": "x", "echo": True}, TEXT)[0] == "unsupported_field"
+    assert refuse({"prompt": "x", "echo": True}, TEXT) == ("invalid_value", "echo")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +152,7 @@ def test_absurd_values_are_refused(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"content": "a"}, ".role"), ({"role": "developer", "content": "a"}, ".role"),
+        ({"content": "a"}, ".role"), ({"role": "Developer", "content": "a"}, ".role"),
         ({"role": "<|im_end|>", "content": "a"}, ".role"), ({"role": ["user"], "content": "a"}, ".role"),
         ({"role": "user", "content": 5}, ".content"), ({"role": "user", "content": ["a"]}, ".content[0]"),
         ({"role": "user", "content": {"type": "text"}}, ".content"), ({"role": "user", "content": [{}]}, ".content[0]"),
@@ -240,6 +247,38 @@ def test_a_schema_is_small_enough_to_become_a_grammar() -> None:
     ):
         assert pass_on(ask_for(build(500))) == ask_for(build(500))
         assert refuse(ask_for(build(5000))) == ("invalid_value", path)
+        pattern = {"type": "string", "pattern": "^[a-z]{1,100000}$"}
+        assert refuse(ask_for({"properties": {"a": {"items": [pattern]}}})) == ("invalid_value", path)
+        assert refuse(ask_for({"patternProperties": {"(a{40}){40}": {}}})) == ("invalid_value", path)
+        named = {"properties": {"pattern": {"type": "string", "pattern": r"^[A-Z]{2}\d{2}[A-Z0-9]{1,30}$"}}}
+        assert pass_on(ask_for(named)) == ask_for(named)
+
+
+def test_tools_of_which_one_is_required_are_one_grammar() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{1,600}$"}}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "fg"]
+    bare = {"type": "function", "function": {"name": "h"}}
+    assert pass_on(chat("x", tools=tools)) == chat("x", tools=tools)
+    assert refuse(chat("x", tools=tools, tool_choice="required")) == ("invalid_value", "tools")
+    one = chat("x", tools=[tools[0], bare], tool_choice="required")
+    assert pass_on(one) == one
+
+
+@pytest.mark.parametrize(
+    ("pattern", "states"),
+    [
+        ("", 0), ("abc", 3), ("a{3}", 3), ("a{2,}", 2), ("a{0,5}b", 6), ("[a-z]{3}", 3), ("[]{9}]{3}", 3),
+        (r"[\]{9}]{3}", 3), (r"\{9}", 3), ("(ab|c){3}d", 13), ("((a{2}){3}){4}", 24), ("a{2}{3}", 6), ("(a{5}", 5),
+        ("a)){4}", 6), ("a{,5}", 5), ("(?:ab)*c+", 4),
+    ],
+)  # fmt: skip
+def test_the_states_of_a_pattern(pattern: str, states: int) -> None:
+    assert count_states(pattern) == states
+
+
+@given(st.text(alphabet="ab[](){}\\,0123456789*|^$?", max_size=40))
+def test_no_pattern_breaks_the_count(pattern: str) -> None:
+    assert count_states(pattern) >= 0
 
 
 def test_the_engine_sees_what_was_checked() -> None:

@@ -239,7 +239,20 @@ def test_what_changes_while_it_is_loaded_is_not_served(folder: Path) -> None:
     snapshot.check(LATER)
     (folder / "late.py").touch()
     flip(folder / WEIGHTS)
-    with pytest.raises(SnapshotError, match=f"has changed while the engine loaded it: late.py, {WEIGHTS}"):
+    with pytest.raises(SnapshotError, match=f"has changed while the engine loaded it: ./, late.py, {WEIGHTS}"):
+        snapshot.check_unchanged()
+
+
+@pytest.mark.parametrize("moved", [".", "processor"])
+def test_a_folder_that_was_another_while_it_was_loaded_is_not_served(folder: Path, moved: str) -> None:
+    snapshot, path = snapshot_of(folder), folder / moved
+    snapshot.check(LATER)
+    snapshot.check_unchanged()
+    kept = path.rename(folder.parent / "kept")
+    path.mkdir()
+    path.rmdir()
+    kept.rename(path)
+    with pytest.raises(SnapshotError, match=f"has changed while the engine loaded it: .*{moved}/"):
         snapshot.check_unchanged()
 
 

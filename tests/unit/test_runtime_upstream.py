@@ -65,6 +65,22 @@ def test_a_connection_goes_back_to_the_pool_ready_to_read() -> None:
     assert pool.take() is connection
 
 
+@pytest.mark.parametrize(
+    ("request_line", "status", "moves"),
+    [(b"POST", b"200 OK", True), (b"GET", b"200 OK", False), (b"POST", b"404 No", False)],
+)
+def test_what_the_api_server_answers_by_itself_is_no_movement(request_line: bytes, status: bytes, moves: bool) -> None:
+    pool, client = Pool(Path("/none")), FullClient()
+    connection = EngineConnection(pool)
+    connection.connection_made(cast(asyncio.BaseTransport, Transport()))
+    pool.give_back(connection)
+    client.call = Call(pool, request_line + b" /v1/models HTTP/1.1\r\n\r\n", client)
+    connection.data_received(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\nab")
+    connection.data_received(b"cd")
+    assert client.ended
+    assert pool.received == (4 if moves else 0)
+
+
 class Sockets(Pool):
     """Each connection is a new one."""
 

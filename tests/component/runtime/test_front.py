@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -333,6 +334,16 @@ async def test_idle_connections_end(start_pod: StartPod) -> None:
     assert await client.is_closed()
 
 
+async def test_blank_lines_keep_no_connection_open(start_pod: StartPod) -> None:
+    pod = await start_pod(head_seconds=0.3)
+    client = await pod.connect()
+    closed = asyncio.create_task(client.is_closed())
+    while not closed.done():
+        client.writer.write(b"\r\n")
+        await asyncio.sleep(0.02)
+    assert closed.result()
+
+
 # Limits
 
 
@@ -364,6 +375,18 @@ async def test_a_large_chunked_body_is_counted(start_pod: StartPod) -> None:
     for _ in range(11):
         client.writer.write(b"2710\r\n%b\r\n" % (b"x" * 10_000))
     assert (await client.read_reply()).status == 413
+    assert pod.engine.visits == []
+
+
+@pytest.mark.parametrize(
+    ("chunk", "status"), [(b"2\r\nab\r\n", 400), (b"1;" + b"x" * 1000 + b"\r\na\r\n", 413)], ids=["tiny", "padded"]
+)
+async def test_a_body_of_more_frame_than_content_is_refused(start_pod: StartPod, chunk: bytes, status: int) -> None:
+    pod = await start_pod()
+    client = await pod.connect()
+    await client.send(f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    client.writer.write(chunk * (250_000 // len(chunk)))
+    assert (await client.read_reply()).status == status
     assert pod.engine.visits == []
 
 
@@ -545,6 +568,7 @@ async def test_one_byte_at_a_time(start_pod: StartPod) -> None:
     assert json.loads((await client.read_reply()).raw_body) == {"echo": 5}
 
 
+@pytest.mark.parametrize("build", [build_post, partial(build_get, "/readyz")], ids=["post", "get"])
 @pytest.mark.parametrize(
     ("version", "header", "stays"),
     [
@@ -554,10 +578,12 @@ async def test_one_byte_at_a_time(start_pod: StartPod) -> None:
         ("1.0", "Connection: keep-alive\r\n", True),
     ],
 )
-async def test_keep_alive(start_pod: StartPod, version: str, header: str, stays: bool) -> None:
+async def test_keep_alive(
+    start_pod: StartPod, build: Callable[..., bytes], version: str, header: str, stays: bool
+) -> None:
     pod = await start_pod()
     client = await pod.connect()
-    reply = await client.ask(build_post(headers=header, version=version))
+    reply = await client.ask(build(headers=header, version=version))
     assert reply.headers["connection"] == ("keep-alive" if stays else "close")
     if stays:
         assert (await client.ask(build_post())).status == 200

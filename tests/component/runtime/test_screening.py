@@ -23,7 +23,9 @@ from qwenvl_runtime import media_fetch
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.front import Front
 from qwenvl_runtime.limits import Limits
-from qwenvl_runtime.media_fetch import MediaFetcher
+from qwenvl_runtime.logs import set_up_logging
+from qwenvl_runtime.media import MediaCheck
+from qwenvl_runtime.media_fetch import BytesLeft, MediaFetcher
 
 PNG = encode("PNG")
 
@@ -252,6 +254,11 @@ async def test_a_name_is_resolved_once_and_every_address_counts(
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 1\r\n\r\na", "media_unavailable", "compressed"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "media_malformed", "none of"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n" + PNG, "media_unavailable", "could not be fetched"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            "media_unavailable",
+            "could not be fetched",
+        ),
         (b"SSH-2.0-OpenSSH\r\n", "media_unavailable", "could not be fetched"),
         (b"", "media_unavailable", "could not be fetched"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + PNG[:-20], "media_malformed", "truncated"),
@@ -272,6 +279,44 @@ async def test_what_a_host_may_not_answer(
     assert len(host.asked) == 1
     assert pod.engine.visits == []
     assert pod.front.admission.requests == 0
+
+
+async def test_what_nobody_has_foreseen_is_answered_and_quotes_nobody(
+    start_pod: StartPod, host: PictureHost, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    class Broken(MediaFetcher):
+        async def fill(self, media: MediaCheck, left: BytesLeft) -> None:
+            raise LookupError("canary of a prompt")
+
+    pod, content = await start_fetching(start_pod, host)
+    set_up_logging()
+    pod.front.fetcher = Broken()
+    reply = await pod.ask({**content, "model": "canary"})
+    assert (reply.status, reply.error_code()) == (500, "internal_error")
+    assert pod.front.admission.requests == 0
+    said = capfdbinary.readouterr().out
+    assert b"LookupError" in said
+    assert b"canary" not in said
+
+
+async def test_a_client_that_is_gone_as_its_picture_comes_is_forgotten(start_pod: StartPod, host: PictureHost) -> None:
+    cut: list[asyncio.Task[None]] = []
+
+    class Late(MediaFetcher):
+        async def fill(self, media: MediaCheck, left: BytesLeft) -> None:
+            # It runs between the end of this task, which cannot be cancelled then, and what follows from that.
+            cut.append(asyncio.create_task(pod.front.close()))
+
+    pod, content = await start_fetching(start_pod, host)
+    pod.front.fetcher = Late()
+    client = await pod.connect()
+    await client.send(build_post(json.dumps(content).encode()))
+    assert await client.is_closed()
+    await asyncio.gather(*cut)
+    await asyncio.sleep(0)
+    assert pod.front.admission.requests == 0
+    assert pod.front.pool.take() is None
+    assert pod.engine.visits == []
 
 
 @pytest.mark.usefixtures("loopback_allowed")
