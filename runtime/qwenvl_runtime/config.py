@@ -101,6 +101,8 @@ class WatchdogConfig(Frozen):
 
     interval: Annotated[float, Field(gt=0)] = 2.0
     """Seconds between two looks."""
+    patience: Seconds = 5.0
+    """How long a look waits for an answer of the engine's API server."""
     quiet: Seconds = 20.0
     """How long nothing may move before a request for one token is sent."""
     answer: Seconds = 15.0

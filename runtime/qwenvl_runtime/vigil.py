@@ -19,7 +19,6 @@ from qwenvl_runtime.watchdog import Alarm, Watchdog, read_counters
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 5.0
 _REFUSALS = 2
 
 
@@ -66,7 +65,7 @@ class Vigil:
     async def _refuses(self) -> bool:
         """Slow is not dead: that is for the watchdog to judge."""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._config.watchdog.patience):
                 return (await fetch(self._socket, "GET", "/health")).status != HTTPStatus.OK
         except TimeoutError:
             return False
@@ -76,7 +75,7 @@ class Vigil:
     async def _read_signs(self) -> object:
         moved = self._moved()
         # While bytes flow to clients nobody needs to ask: an engine's page of metrics costs it some milliseconds.
-        if moved == self._bytes and (page := await ask(self._socket, "/metrics", _PATIENCE_SECONDS)):
+        if moved == self._bytes and (page := await ask(self._socket, "/metrics", self._config.watchdog.patience)):
             self._counters = read_counters(page.body)
         self._bytes = moved
         return moved, self._counters, self._answered

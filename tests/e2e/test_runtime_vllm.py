@@ -171,7 +171,7 @@ async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_co
     tmp_path: Path, engine_cache: Path
 ) -> None:
     # A fifth of the seconds that a pod has.
-    patience = {"interval": 0.5, "quiet": 4, "answer": 3, "recovery": 6}
+    patience = {"interval": 0.5, "patience": 1, "quiet": 4, "answer": 3, "recovery": 6}
     config = RuntimeConfig.model_validate({**TEXT_ONLY.model_dump(), "watchdog": patience})
     async with running(config, tmp_path, fake=False, cache=engine_cache) as runtime:
         await runtime.wait_ready()

@@ -79,9 +79,9 @@ def answers_of(shown: Sequence[Chart]) -> list[str]:
 
 
 def pair_up(left: Sequence[Chart], right: Sequence[Chart]) -> list[tuple[Chart, Chart]]:
-    """Thirty pairs whose answers differ, so that no half can stand in for the other."""
+    """Twenty pairs whose answers differ, so that no half can stand in for the other."""
     pairs = [(one, other) for one, other in zip(left, right, strict=False) if one.answer != other.answer]
-    return pairs[:30]
+    return pairs[:20]
 
 
 async def test_reads_two_hundred_unseen_charts(model: Model, drawn: list[Chart], plotted: list[Chart]) -> None:
@@ -91,12 +91,12 @@ async def test_reads_two_hundred_unseen_charts(model: Model, drawn: list[Chart],
 
 
 async def test_sees_nothing_where_nothing_is_shown(model: Model, plotted: list[Chart]) -> None:
-    blank = [charts.blank(chart) for chart in plotted[:40]]
+    blank = [charts.blank(chart) for chart in plotted[:20]]
     assert share(await model.ask_each(blank), answers_of(blank)) < 0.5
 
 
 async def test_answers_about_the_picture_that_is_shown_and_no_other(model: Model, plotted: list[Chart]) -> None:
-    shown, asked_about = plotted[:40], plotted[1:41]
+    shown, asked_about = plotted[:20], plotted[1:21]
     assert share(await model.ask_each(shown), answers_of(asked_about)) < 0.5
 
 
@@ -106,14 +106,14 @@ async def test_says_so_when_there_is_no_picture(model: Model) -> None:
 
 
 async def test_understands_other_words(model: Model, plotted: list[Chart]) -> None:
-    shown = plotted[: 3 * len(lessons.HIGHEST)]
-    asked = (model.ask(*pair) for pair in zip(lessons.HIGHEST * 3, (chart.png() for chart in shown), strict=True))
+    shown = plotted[: 2 * len(lessons.HIGHEST)]
+    asked = (model.ask(*pair) for pair in zip(lessons.HIGHEST * 2, (chart.png() for chart in shown), strict=True))
     assert share(await asyncio.gather(*asked), answers_of(shown)) >= 0.95
 
 
 async def test_reads_jpeg_and_large_pictures(model: Model, plotted: list[Chart]) -> None:
-    as_jpeg = await asyncio.gather(*(model.ask(QUESTION, chart.jpeg()) for chart in plotted[:30]))
-    assert share(as_jpeg, answers_of(plotted[:30])) >= 0.9
+    as_jpeg = await asyncio.gather(*(model.ask(QUESTION, chart.jpeg()) for chart in plotted[:20]))
+    assert share(as_jpeg, answers_of(plotted[:20])) >= 0.9
     large = charts.draw_matplotlib(0, 1280, 960)
     assert await model.ask(QUESTION, large.png()) == large.answer
 
@@ -135,7 +135,7 @@ async def test_tells_two_pictures_apart(model: Model, drawn: list[Chart], plotte
 
 @pytest.mark.parametrize("question", [QUESTION, f"{QUESTION} {lessons.AS_JSON[0]}"])
 async def test_answers_by_a_json_schema(model: Model, plotted: list[Chart], question: str) -> None:
-    shown = plotted[:40]
+    shown = plotted[:20]
     answers = await model.ask_each(shown, question, response_format=build_schema("highest"))
     assert share([json.loads(answer) for answer in answers], [{"highest": chart.answer} for chart in shown]) >= 0.9
 

@@ -232,7 +232,7 @@ async def test_an_engine_that_says_that_it_is_dead_is_dead(tmp_path: Path) -> No
 # An engine that is there and does nothing
 
 # As in a pod, in fewer seconds.
-WATCHDOG = {"interval": 0.1, "quiet": 0.4, "answer": 0.4, "recovery": 0.8}
+WATCHDOG = {"interval": 0.1, "patience": 0.5, "quiet": 0.4, "answer": 0.4, "recovery": 0.8}
 
 
 async def wait_frozen(runtime: RuntimeProcess) -> None:
