@@ -15,6 +15,7 @@ from qwenvl_operator import handlers
 from qwenvl_operator.cluster import KubernetesCluster, open_client
 from qwenvl_operator.errors import StartError
 from qwenvl_operator.feed import Feed
+from qwenvl_operator.heartbeat import beat
 from qwenvl_operator.leader import Leader
 from qwenvl_operator.lease import Lease, LeaseLost
 from qwenvl_operator.logs import configure_logging
@@ -53,9 +54,11 @@ async def operate(settings: Settings) -> None:
         stop = asyncio.Event()
         leading = asyncio.create_task(leader.run(), name="leader")
         leading.add_done_callback(lambda _: stop.set())
+        heartbeat = asyncio.create_task(beat(metrics.lagged), name="heartbeat")
         try:
             await handlers.watch(feed, settings, stop=stop, clean_up=lambda: leader.stop(leading))
         finally:
+            heartbeat.cancel()
             await leader.stop(leading)
         if not leading.cancelled():
             leading.result()

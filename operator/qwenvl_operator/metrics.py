@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from qwenvl_operator.errors import StartError
 from qwenvl_operator.objects import Kind
 
+LAG_BUCKETS = (0.1, 0.5, 1, 5, 15, 60)
 RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -48,6 +49,12 @@ class Metrics:
             "When the caches were last confirmed by lists of every kind.",
             registry=self.registry,
         )
+        self._loop_lag = Histogram(
+            "qwenvl_operator_loop_lag_seconds",
+            "How late the event loop came to what was due, looked at once a second.",
+            buckets=LAG_BUCKETS,
+            registry=self.registry,
+        )
         for result in ("success", "error"):
             self._reconciles.labels(result)
 
@@ -70,6 +77,9 @@ class Metrics:
 
     def waiting(self, depth: int) -> None:
         self._queue_depth.set(depth)
+
+    def lagged(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
 
     def leads(self, leader: bool) -> None:
         self._leader.set(leader)

@@ -246,6 +246,7 @@ def test_a_blocked_event_loop_fails_the_probe_for_as_long_as_it_is_blocked(clust
         eventually(lambda: not process.is_healthy(), "the probe fails", timeout=6)
         assert process.leads(), "metrics are answered all the same"
         eventually(process.is_healthy, "the operator is healthy again")
+        eventually(lambda: (process.metric("qwenvl_operator_loop_lag_seconds_sum") or 0) > 5, "the lag is told")
 
 
 def test_a_list_of_the_past_takes_nothing_back(rig: Rig) -> None:
