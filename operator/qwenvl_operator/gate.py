@@ -49,14 +49,14 @@ def is_open(pod: Manifest) -> bool:
     return gate.get("status") == "True" and gate.get("message") == _open(pod).message
 
 
-def wants_report(pod: Manifest, heard: Collection[str] = (), *, untold: bool = False) -> bool:
+def wants_report(pod: Manifest, heard: Collection[str] = (), *, untold: str = "") -> bool:
     """Whether the container says that it is ready, and its report has yet to be read.
 
-    `heard`: the containers without a gate whose report was read; where there is a gate, that tells it, but for what
-    the report said, which is still to be told where it is `untold`.
+    `heard`: the containers without a gate whose report was read; where there is a gate, that tells it. Neither tells
+    what the report said, which has yet to be told of the revision `untold`.
     """
-    known = is_open(pod) and not untold if has_gate(pod) else container(pod).id in heard
-    return not is_ending(pod) and container(pod).ready and not known
+    known = is_open(pod) if has_gate(pod) else container(pod).id in heard
+    return not is_ending(pod) and container(pod).ready and not (known and revision_of(pod) != untold)
 
 
 def must_close(pod: Manifest) -> bool:

@@ -27,13 +27,18 @@ logger = logging.getLogger(__name__)
 class Warmups:
     """What the warm-up reports said in one pass."""
 
-    newest: WarmupReport | None
+    reports: tuple[WarmupReport, ...]
     unreadable: dict[str, str]
     """By pod name, why."""
     again: float | None
     """Seconds after which to ask again for what could not be read."""
     refusal: ApiError | None
     """Why a gate could not be written: most likely for want of a permission."""
+
+    def newest(self, revision: str) -> WarmupReport | None:
+        """The newest report of a revision; pods of another one may have reported in the same pass."""
+        of_it = (report for report in self.reports if report.revision == revision)
+        return max(of_it, key=lambda report: report.started_at, default=None)
 
 
 class Gatekeeper:
@@ -47,8 +52,9 @@ class Gatekeeper:
         self._heard: dict[Key, set[str]] = {}
         """The containers without a gate whose report was read: nothing else remembers those."""
 
-    async def tend(self, key: Key, pods: tuple[Manifest, ...], *, untold: bool = False) -> Warmups:
-        """`untold`: status says of no warm-up. Who read the reports of open gates died before it told of them."""
+    async def tend(self, key: Key, pods: tuple[Manifest, ...], *, untold: str = "") -> Warmups:
+        """`untold`: the revision of whose warm-up status says nothing. Whoever read the reports of its open gates died,
+        or failed, before it told of them."""
         heard = self._heard.get(key, set())
         asked = [pod for pod in pods if gate.wants_report(pod, heard, untold=untold)]
         answers = await asyncio.gather(*(self._read(pod) for pod in asked))
@@ -62,10 +68,9 @@ class Gatekeeper:
             if decision is not None:
                 refusal = await self._write(pod, decision) or refusal
         self._remember(key, pods, reports)
-        newest = max(reports.values(), key=lambda report: report.started_at, default=None)
         awaited = [has_gate(pod) and not gate.is_open(pod) for pod in asked if _name(pod) in unreadable]
         again = (RETRY if any(awaited) else RETRY_WITHOUT_GATE) if awaited else None
-        return Warmups(newest, unreadable, again, refusal)
+        return Warmups(tuple(reports.values()), unreadable, again, refusal)
 
     async def _read(self, pod: Manifest) -> WarmupReport | str:
         """The report of the pod's very container, or why there is none."""

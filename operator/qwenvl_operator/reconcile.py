@@ -24,6 +24,7 @@ from qwenvl_operator.obstacles import awaited_pods
 from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
+from qwenvl_operator.pods import revision_of
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
@@ -74,7 +75,7 @@ class Reconciler:
             self._children.conflicts.forget(key)
             self._announcements.forget(key)
             return None
-        untold = "warmup" not in self._announcements.newest(key, observed.cr)
+        untold = _untold_revision(observed, self._announcements.newest(key, observed.cr))
         warmups = await self._gatekeeper.tend(key, observed.pods, untold=untold)
         try:
             cr, again = await self._make_so(key, observed)
@@ -84,7 +85,7 @@ class Reconciler:
             await self._say_problem(key, Reason(error.reason), error.message)
             return _soonest(warmups.again, error.after)
         except Waiting as waiting:
-            return waiting.after
+            return _soonest(warmups.again, waiting.after)
         except ApiError as error:
             if error.is_refusal:
                 await self._say_problem(key, *explain_refusal(error))
@@ -94,9 +95,9 @@ class Reconciler:
         progress = await read_progress(self._reports, loading)
         awaited = awaited_pods(cr, current.pods)
         obstacles = await self._surroundings.read_obstacles(awaited, self._now())
-        engine = warmups.newest.engine if warmups.newest else None
+        report = warmups.newest(cr.revision)
         previous = self._announcements.newest(key, current.cr)
-        fit = derive_fit(cr.spec, engine, known_fit(previous, cr.revision))
+        fit = derive_fit(cr.spec, report.engine if report else None, known_fit(previous, cr.revision))
         facts = Facts(
             cr=cr,
             observed=_with_status(current, previous),
@@ -107,7 +108,7 @@ class Reconciler:
             offers=await self._surroundings.describe_offers(cr, current.pods),
             fit=fit,
         )
-        held = await self._announcements.say(key, current.cr, derive_status(facts, warmups.newest))
+        held = await self._announcements.say(key, current.cr, derive_status(facts, report))
         return _soonest(held, warmups.again, again, LOOK_AGAIN if loading or awaited else None)
 
     async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
@@ -179,6 +180,15 @@ class Reconciler:
             verdict = Verdict(reason, message, stalled=True)
             previous = _with_status(observed, self._announcements.newest(key, observed.cr))
             await self._announcements.say(key, observed.cr, derive_problem_status(previous, key, verdict, self._now()))
+
+
+def _untold_revision(observed: Observed, status: Status) -> str:
+    """The revision that runs if status says nothing of its warm-up, else none."""
+    deployment = observed.deployment()
+    if deployment is None:
+        return ""
+    revision = revision_of(deployment["spec"]["template"])
+    return "" if "warmup" in status and status.get("revision") == revision else revision
 
 
 def _soonest(*seconds: float | None) -> float | None:

@@ -25,11 +25,11 @@ _Part = TypeVar("_Part", bound=BaseModel)
 def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
     """The whole status of a CR whose spec is valid.
 
-    `report` is the newest warm-up report that was read in this pass; without one the last known figures stay.
+    `report` is the revision's newest warm-up report that was read in this pass; without one its last figures stay.
     """
     observed, cr = facts.observed, facts.cr
     previous = observed.cr.get("status", {})
-    warmup = _warmup(report) or previous.get("warmup")
+    warmup = _warmup(report) or (previous.get("warmup") if previous.get("revision") == cr.revision else None)
     reports = [*facts.progress.values(), *([report.snapshot] if report and report.snapshot else ())]
     snapshot = derive_snapshot(cr.spec.model.manifest_digest, reports, _known(SnapshotStatus, previous, "snapshot"))
     verified = judge_snapshot(cr, living_pods(observed), facts.progress, snapshot)

@@ -17,12 +17,12 @@ from qwenvl_operator.objects import CHILD_KINDS, Kind, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Store
 from qwenvl_operator.patience import Patience
 from qwenvl_operator.permissions import Denials, Permission
-from qwenvl_operator.pods import condition, revision_of, timestamp
+from qwenvl_operator.pods import condition, has_gate, revision_of, timestamp
 from qwenvl_operator.reconcile import Reconciler
 from qwenvl_operator.reports import ReportUnreadable
 from qwenvl_operator.settings import Settings
 from qwenvl_operator.status import find_condition
-from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport
+from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport, WarmupShot
 
 CR = Ref(Kind.CR, *KEY)
 DEPLOYMENT = Ref(Kind.DEPLOYMENT, *KEY)
@@ -134,10 +134,10 @@ def kubelet_pod(deployment: Manifest, *, container: str = "containerd://one", re
 
 
 def become_ready(world: World) -> None:
-    """What the kubelet does when the gate is open."""
+    """What the kubelet does when the gate is open, or there is none."""
 
     def change(pod: Manifest) -> None:
-        opened = condition(pod, GATE).get("status", "False")
+        opened = condition(pod, GATE).get("status", "False") if has_gate(pod) else "True"
         others = [item for item in pod["status"]["conditions"] if item["type"] != "Ready"]
         pod["status"]["conditions"] = [*others, {"type": "Ready", "status": opened}]
 
@@ -691,6 +691,103 @@ async def test_what_a_report_said_outlives_the_process_that_read_it() -> None:
     successor.reports = world.reports
     await successor.reconcile()
     assert successor.status()["warmup"] == {"firstSeconds": "0.300", "steadySeconds": "0.200"}
+
+
+SLOW = {
+    "engine": EngineReport(kv_cache_tokens=450_000, attention_backend="FLASH_ATTN"),
+    "shots": (WarmupShot(name="proof", first_seconds=9.0, steady_seconds=0.2),),
+}
+H100 = {"accelerator": {"model": "H100-80G"}}
+
+
+async def replace_by_a_slow_one(world: World, **warmup: Any) -> None:
+    """A quick revision is Ready, the next one reports without CUDA graphs; its report has not been read yet."""
+    world.apply(hardware=H100, warmup=warmup)
+    await world.reconcile()
+    world.roll_out()
+    engine = EngineReport(kv_cache_tokens=450_000, attention_backend="FLASH_ATTN", cuda_graphs=True, compiled=True)
+    world.reports[POD.name] = report(world.resource(), engine=engine)
+    await world.reconcile()
+    become_ready(world)
+    await world.reconcile()
+    assert world.ready() == ("True", "AllReplicasReady")
+    world.apply(hardware=H100, warmup=warmup, engine={"maxNumSeqs": 8})
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource(), **SLOW)
+    world.cluster.forget_calls()
+
+
+async def see_that_it_is_said(world: World) -> None:
+    await world.reconcile()
+    become_ready(world)
+    await world.reconcile()
+    assert world.ready() == ("True", "EngineSlow")
+    assert find_condition(world.status(), "WarmedUp")["reason"] == "FirstAnswerSlow"
+    world.reports.clear()
+    world.cluster.forget_calls()
+    assert await world.reconcile() is None, "nobody is asked at rest"
+    assert world.cluster.calls == []
+
+
+@pytest.mark.parametrize("policy", ["Strict", "Fallback"])
+async def test_a_report_outlives_a_fault_between_its_reading_and_status(policy: str) -> None:
+    world = World()
+    await replace_by_a_slow_one(world, gatePolicy=policy)
+    after_the_gate = 2 if policy == "Strict" else 1
+    world.cluster.faults[after_the_gate] = Fault(ApiError(500, "InternalError", "hiccup", call="get"))
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    world.cluster.faults.clear()
+    await see_that_it_is_said(world)
+
+
+async def test_a_report_outlives_a_process_that_dies_between_gate_and_status() -> None:
+    world = World()
+    await replace_by_a_slow_one(world)
+    world.cluster.faults[2] = Fault(ConnectionResetError("killed"))
+    with pytest.raises(ConnectionResetError):
+        await world.reconcile()
+    world.cluster.faults.clear()
+    assert condition(world.cluster.read(POD), GATE)["status"] == "True"
+    successor = World(world.cluster)
+    successor.reports = world.reports
+    await see_that_it_is_said(successor)
+
+
+async def test_a_report_outlives_a_pass_over_an_older_spec() -> None:
+    world = World()
+    await replace_by_a_slow_one(world)
+    world.cluster.holds_events = True
+    world.apply(hardware=H100, engine={"maxNumSeqs": 8}, warmup={"maxFirstToSteady": "2"})
+    assert await world.reconcile() == pytest.approx(0.1)
+    world.cluster.deliver()
+    await see_that_it_is_said(world)
+
+
+async def test_a_report_outlives_a_problem() -> None:
+    world = World()
+    await replace_by_a_slow_one(world)
+    world.denials.note(Permission("watch", "", "pods", "ai"), granted=False)
+    await world.reconcile()
+    assert world.ready() == ("False", "PermissionMissing")
+    world.denials.note(Permission("watch", "", "pods", "ai"), granted=True)
+    await see_that_it_is_said(world)
+
+
+async def test_what_a_pod_of_an_earlier_revision_reports_is_not_said_of_the_next() -> None:
+    world = World()
+    world.apply(hardware=H100)
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource(), **SLOW)
+    world.apply(hardware=H100, engine={"maxNumSeqs": 8})
+    await world.reconcile()
+    assert condition(world.cluster.read(POD), GATE)["status"] == "True"
+    assert "warmup" not in world.status()
+    assert "cudaGraphs" not in world.status()["fit"]
+    world.reports.clear()
+    assert await world.reconcile() is None, "it is not asked again"
 
 
 async def test_a_crash_is_told_as_a_warning() -> None:

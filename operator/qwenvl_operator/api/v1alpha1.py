@@ -546,7 +546,7 @@ class QwenVLDeploymentStatus(Model):
     endpoint: str = ""
     """URL of the OpenAI-compatible API inside the cluster."""
     warmup: WarmupStatus | None = None
-    """The latest warm-up."""
+    """The latest warm-up of this revision."""
     snapshot: SnapshotStatus | None = None
     """The verification of the snapshot."""
     fit: FitStatus | None = None
