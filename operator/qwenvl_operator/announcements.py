@@ -18,6 +18,7 @@ from qwenvl_operator.status import Status, find_condition, is_same
 # Worth a Warning although it may pass by itself.
 TROUBLES = (
     *CRASHES,
+    Reason.APPLY_REFUSED,
     Reason.CONTAINER_REFUSED,
     Reason.ENGINE_SLOW,
     Reason.NODE_LOST,

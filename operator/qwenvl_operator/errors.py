@@ -33,6 +33,12 @@ class ApiError(Exception):
         """Whether the spec or somebody's permissions are the cause: to be said in status, and tried again."""
         return self.status in (400, 403, 422)
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether the API server could not do what it was asked for, a webhook that fails included. Most faults pass by
+        themselves: to be said only if it lasts."""
+        return self.status >= 500
+
 
 class Waiting(Exception):  # noqa: N818 - an outcome of a reconcile, not a fault
     """Nothing can be done before something else has happened: look again after `after` seconds."""

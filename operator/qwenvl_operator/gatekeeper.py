@@ -31,9 +31,9 @@ class Warmups:
     unreadable: dict[str, str]
     """By pod name, why."""
     again: float | None
-    """Seconds after which to ask again for what could not be read."""
+    """Seconds after which to try again what could not be read or written."""
     refusal: ApiError | None
-    """Why a gate could not be written: most likely for want of a permission."""
+    """Why a gate could not be written: most likely for want of a permission, or a webhook fails."""
 
     def newest(self, revision: str) -> WarmupReport | None:
         """The newest report of a revision; pods of another one may have reported in the same pass."""
@@ -70,6 +70,7 @@ class Gatekeeper:
         self._remember(key, pods, reports)
         awaited = [has_gate(pod) and not gate.is_open(pod) for pod in asked if _name(pod) in unreadable]
         again = (RETRY if any(awaited) else RETRY_WITHOUT_GATE) if awaited else None
+        again = RETRY if refusal else again
         return Warmups(tuple(reports.values()), unreadable, again, refusal)
 
     async def _read(self, pod: Manifest) -> WarmupReport | str:
@@ -83,12 +84,12 @@ class Gatekeeper:
         return f"it is of another container, or not complete: {report.reason}"
 
     async def _write(self, pod: Manifest, decision: gate.GateDecision) -> ApiError | None:
-        """Returns the refusal that has to be told: the next pod, and the children, may fare better."""
+        """Returns the error that has to be told: the next pod, and the children, may fare better."""
         logger.info("%s: gate of pod %s: %s", pod["metadata"]["namespace"], _name(pod), decision.message)
         try:
             self._store.put(await self._cluster.apply_status(decision.manifest(pod, timestamp(self._now()))))
         except ApiError as error:
-            if error.is_refusal:
+            if error.is_refusal or error.is_fault:
                 return error
             # The pod has gone in the meantime, or another of its name has come.
             if error.status not in (404, 409):

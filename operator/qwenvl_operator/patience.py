@@ -1,4 +1,5 @@
-"""Which statuses are worth a write: the steps of a start that are over before anybody could read of them are not."""
+"""What is worth a write of status: neither a step of a start that is over before anybody could read of it, nor a call
+that fails once or twice."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ STEPS = (
     Reason.WAITING_FOR_GATE,
 )
 """What every start goes through."""
+LASTING = 10.0
+"""Seconds for which passes over a CR may end before their time without a word."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,36 @@ class Patience:
 
     def forget(self, key: Key) -> None:
         self._held.pop(key, None)
+
+
+@dataclass(frozen=True)
+class Hiccup:
+    """What keeps passes over a CR from their end."""
+
+    cause: str
+    message: str
+    since: float
+
+
+class Hiccups:
+    """Since when no pass over a CR has come to its end, for reasons that most often pass by themselves."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, Hiccup] = {}
+
+    def lasting(self, key: Key, cause: str, message: str, now: float) -> str | None:
+        """What is to be told of one more; None as long as it may pass.
+
+        Of one cause the first message stands: a port or a time in it would else be a write at each try.
+        """
+        known = self._known.get(key)
+        since = known.since if known else now
+        if known is None or known.cause != cause:
+            known = self._known[key] = Hiccup(cause, message, since)
+        return known.message if now - since >= LASTING else None
+
+    def over(self, key: Key) -> None:
+        self._known.pop(key, None)
 
 
 def _reason(status: Status) -> str | None:

@@ -56,7 +56,10 @@ def refuse_foreign(ref: Ref, live: Manifest | None, uid: str) -> None:
         return
     what = f"{ref.kind.value.kind} {ref.name}"
     if owner_uid(live):
-        raise Waiting(LEFTOVER_RETRY, f"{what} of an earlier resource of this name is still being removed.")
+        raise Waiting(
+            LEFTOVER_RETRY,
+            f"{what} of an earlier resource of this name is still being removed: if it stays, see its finalizers.",
+        )
     raise InvalidSpec(
         Reason.NAME_TAKEN,
         f"{what} exists and is not this resource's: rename one of the two, or delete it.",

@@ -16,12 +16,12 @@ from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec, derive_fit
-from qwenvl_operator.gatekeeper import Gatekeeper
+from qwenvl_operator.gatekeeper import Gatekeeper, Warmups
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Ref, ref_of
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.obstacles import awaited_pods
-from qwenvl_operator.patience import Patience
+from qwenvl_operator.patience import Hiccups, Patience
 from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
 from qwenvl_operator.pods import revision_of
@@ -66,6 +66,7 @@ class Reconciler:
         self._gatekeeper = Gatekeeper(store, cluster, reports, now)
         self._now = now
         self._announcements = Announcements(store, cluster, settings.identity, now, patience or Patience())
+        self._hiccups = Hiccups()
         self._surroundings = Surroundings(cluster, settings)
 
     async def __call__(self, key: Key) -> float | None:
@@ -74,6 +75,7 @@ class Reconciler:
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
             self._children.conflicts.forget(key)
             self._announcements.forget(key)
+            self._hiccups.over(key)
             return None
         untold = _untold_revision(observed, self._announcements.newest(key, observed.cr))
         warmups = await self._gatekeeper.tend(key, observed.pods, untold=untold)
@@ -82,21 +84,30 @@ class Reconciler:
             if warmups.refusal:
                 raise warmups.refusal
         except InvalidSpec as error:
-            await self._say_problem(key, Reason(error.reason), error.message)
+            self._hiccups.over(key)
+            await self._say_problem(key, Verdict(Reason(error.reason), error.message, stalled=True))
             return _soonest(warmups.again, error.after)
         except Waiting as waiting:
-            return _soonest(warmups.again, waiting.after)
+            held = await self._say_if_lasting(key, Reason.APPLYING, waiting.message, waiting.message)
+            return _soonest(held, warmups.again, waiting.after)
         except ApiError as error:
             if error.is_refusal:
-                await self._say_problem(key, *explain_refusal(error))
+                await self._say_problem(key, Verdict(*explain_refusal(error), stalled=True))
+            elif error.is_fault:
+                await self._say_if_lasting(key, Reason.APPLY_REFUSED, f"{error.call}: {error.status}", str(error))
             raise
-        current = self._store.observe(key) or observed
+        self._hiccups.over(key)
+        held = await self._say_what_is(cr, self._store.observe(key) or observed, warmups)
+        return _soonest(held, warmups.again, again)
+
+    async def _say_what_is(self, cr: CustomResource, current: Observed, warmups: Warmups) -> float | None:
+        """Returns the seconds after which to look again at what no watch tells of."""
         loading = loading_pods(cr, current.pods)
         progress = await read_progress(self._reports, loading)
         awaited = awaited_pods(cr, current.pods)
         obstacles = await self._surroundings.read_obstacles(awaited, self._now())
         report = warmups.newest(cr.revision)
-        previous = self._announcements.newest(key, current.cr)
+        previous = self._announcements.newest(cr.key, current.cr)
         fit = derive_fit(cr.spec, report.engine if report else None, known_fit(previous, cr.revision))
         facts = Facts(
             cr=cr,
@@ -108,8 +119,8 @@ class Reconciler:
             offers=await self._surroundings.describe_offers(cr, current.pods),
             fit=fit,
         )
-        held = await self._announcements.say(key, current.cr, derive_status(facts, report))
-        return _soonest(held, warmups.again, again, LOOK_AGAIN if loading or awaited else None)
+        held = await self._announcements.say(cr.key, current.cr, derive_status(facts, report))
+        return _soonest(held, LOOK_AGAIN if loading or awaited else None)
 
     async def _make_so(self, key: Key, observed: Observed) -> tuple[CustomResource, float | None]:
         """Bring the children to what the spec says. Raises InvalidSpec for whatever a person has to see to."""
@@ -174,12 +185,18 @@ class Reconciler:
             self._store.put(live)
             raise Waiting(PAST_RETRY, "The resource has changed.")
 
-    async def _say_problem(self, key: Key, reason: Reason, message: str) -> None:
+    async def _say_if_lasting(self, key: Key, reason: Reason, cause: str, message: str) -> float | None:
+        lasting = self._hiccups.lasting(key, cause, message, self._now())
+        return await self._say_problem(key, Verdict(reason, lasting)) if lasting else None
+
+    async def _say_problem(self, key: Key, verdict: Verdict) -> float | None:
+        """Returns the seconds after which to look again where it is held back."""
         observed = self._store.observe(key)
-        if observed is not None:
-            verdict = Verdict(reason, message, stalled=True)
-            previous = _with_status(observed, self._announcements.newest(key, observed.cr))
-            await self._announcements.say(key, observed.cr, derive_problem_status(previous, key, verdict, self._now()))
+        if observed is None:
+            return None
+        previous = _with_status(observed, self._announcements.newest(key, observed.cr))
+        status = derive_problem_status(previous, key, verdict, self._now())
+        return await self._announcements.say(key, observed.cr, status)
 
 
 def _untold_revision(observed: Observed, status: Status) -> str:

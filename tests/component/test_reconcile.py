@@ -416,6 +416,101 @@ async def test_a_refused_write_is_said_with_the_call() -> None:
     assert stalled(world) == ("True", "ApplyRefused", "patch services ai/reports: 422 Invalid: spec.ports: no")
 
 
+class BrokenWebhook(MemoryCluster):
+    """A webhook that does not answer, in the way of all but status; its port is another one each time."""
+
+    works = False
+    tries = 0
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        return await super().apply(self._admit(manifest))
+
+    def _admit(self, manifest: Manifest) -> Manifest:
+        if self.works:
+            return manifest
+        self.tries += 1
+        message = f'failed calling webhook "guard.example": 10.0.0.1:{40_000 + self.tries}: connection refused'
+        raise ApiError(500, "InternalError", message, call="patch services ai/reports")
+
+
+async def test_a_webhook_that_fails_is_said_when_that_has_lasted() -> None:
+    cluster = BrokenWebhook()
+    world = World(cluster, patience=2)
+    world.apply()
+    for _ in range(5):
+        with pytest.raises(ApiError):
+            await world.reconcile()
+    assert status_writes(world) == 0, "a hiccup"
+    assert world.status() == {"observedGeneration": -1}
+    world.clock += 10
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            await world.reconcile()
+    assert status_writes(world) == 1
+    assert world.status()["observedGeneration"] == 1
+    assert world.ready() == ("False", "ApplyRefused")
+    assert stalled(world)[0] == "False"
+    reconciling = find_condition(world.status(), "Reconciling")
+    assert reconciling["status"] == "True"
+    assert 'failed calling webhook "guard.example"' in reconciling["message"]
+    assert [event["type"] for event in world.cluster.all(Kind.EVENT)] == ["Warning"]
+    cluster.works = True
+    await serve(world)
+    assert world.ready() == ("True", "AllReplicasReady")
+    cluster.works = False
+    world.apply(replicas=2)
+    writes = status_writes(world)
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    assert status_writes(world) == writes, "the next one is a hiccup again"
+
+
+async def test_a_gate_that_a_webhook_keeps_shut_is_said_and_the_rest_goes_on() -> None:
+    class Webhook(MemoryCluster):
+        async def apply_status(self, manifest: Manifest) -> Manifest:
+            if manifest["kind"] == "Pod":
+                raise ApiError(500, "InternalError", "failed calling webhook", call="patch pods/status ai/reports-1")
+            return await super().apply_status(manifest)
+
+    world = World(Webhook())
+    world.apply()
+    await world.reconcile()
+    world.roll_out()
+    world.reports[POD.name] = report(world.resource())
+    world.apply(replicas=2)
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    assert world.cluster.read(DEPLOYMENT)["spec"]["replicas"] == 2
+    world.clock += 10
+    with pytest.raises(ApiError):
+        await world.reconcile()
+    assert world.ready() == ("False", "ApplyRefused")
+
+
+async def test_a_leftover_that_does_not_go_is_said_when_that_has_lasted() -> None:
+    world = World(patience=2)
+    owner = {"apiVersion": "qwenvl.io/v1alpha1", "kind": "QwenVLDeployment", "uid": "earlier", "controller": True}
+    metadata = {"name": KEY.name, "namespace": KEY.namespace, "ownerReferences": [{**owner, "name": KEY.name}]}
+    world.cluster.write({"apiVersion": "v1", "kind": "Service", "metadata": metadata})
+    world.apply()
+    for _ in range(5):
+        assert await world.reconcile() == pytest.approx(2.0)
+    assert status_writes(world) == 0, "it may be gone in a moment"
+    world.clock += 10
+    await world.reconcile()
+    world.clock += 2
+    for _ in range(3):
+        assert await world.reconcile() == pytest.approx(2.0)
+    assert status_writes(world) == 1
+    assert world.ready() == ("False", "Applying")
+    assert stalled(world)[0] == "False"
+    message = "Service reports of an earlier resource of this name is still being removed"
+    assert message in find_condition(world.status(), "Reconciling")["message"]
+    world.cluster.remove(Ref(Kind.SERVICE, *KEY))
+    await world.reconcile()
+    assert len(world.cluster.all(Kind.DEPLOYMENT)) == 1
+
+
 async def test_a_kind_that_may_not_be_watched_is_said_and_the_children_go_on() -> None:
     world = World()
     await serve(world)
