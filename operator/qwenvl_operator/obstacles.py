@@ -18,6 +18,7 @@ _REASONS = {
     "FailedMapVolume": Reason.VOLUME_UNAVAILABLE,
     "FailedCreatePodSandBox": Reason.CONTAINER_REFUSED,
 }
+_RECORDERS = ("kubelet", "attachdetach-controller")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,18 @@ def has_waited(pod: Manifest, now: float) -> bool:
 
 
 def find_obstacle(events: Iterable[Manifest]) -> Obstacle | None:
-    """The newest Event counts: what was in the way before a pull began is no longer."""
-    newest = max(events, key=lambda event: (_time(event), event["type"] == "Warning"), default=None)
-    if newest is None or newest["reason"] not in _REASONS:
-        return None
-    return Obstacle(_REASONS[newest["reason"]], newest.get("note", ""))
+    """The newest Event counts of those who prepare the container: what was in the way before a pull began is no longer,
+    and what anybody else says of the pod changes nothing."""
+    theirs = [event for event in events if _recorder(event) in _RECORDERS]
+    newest = max(theirs, key=lambda event: (_time(event), event.get("type") == "Warning"), default={})
+    reason = _REASONS.get(newest.get("reason", ""))
+    return Obstacle(reason, newest.get("note", "")) if reason else None
+
+
+def _recorder(event: Manifest) -> str:
+    """Who says so, in the two places that the API has for it."""
+    source: Manifest = event.get("deprecatedSource") or {}
+    return str(event.get("reportingController") or source.get("component", ""))
 
 
 def _time(event: Manifest) -> float:

@@ -40,7 +40,7 @@ class PodReports:
                 aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,
                 session.get(url, allow_redirects=False) as response,
             ):
-                body = await response.content.read(MAX_BYTES)
+                body = await _read_body(response.content)
                 if response.status != 200:
                     raise ReportUnreadable(f"{url} answers {response.status}.")
                 return WarmupReport.model_validate_json(body)
@@ -50,3 +50,11 @@ class PodReports:
             raise ReportUnreadable(
                 f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's port {PORT}."
             ) from error
+
+
+async def _read_body(content: aiohttp.StreamReader) -> bytes:
+    """The whole of it, which may come in many pieces, or its first MAX_BYTES."""
+    body = b""
+    while len(body) < MAX_BYTES and (piece := await content.read(MAX_BYTES - len(body))):
+        body += piece
+    return body

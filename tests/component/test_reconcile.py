@@ -688,6 +688,7 @@ async def test_what_a_node_says_of_a_pod_without_a_container_is_read_from_its_ev
         "metadata": {"name": "said", "namespace": KEY.namespace},
         "type": "Warning",
         "reason": "FailedMount",
+        "reportingController": "kubelet",
         "note": "hostPath type check failed: /nowhere is not a directory",
         "regarding": {"uid": world.cluster.read(POD)["metadata"]["uid"]},
         "eventTime": timestamp(NOW),

@@ -87,6 +87,7 @@ EVENTS = [
     event("FailedScheduling", "told by the pod"),
     event("Pulled", "fine", kind="Normal"),
     event("BackOff", "another's", about="other-1"),
+    {name: value for name, value in event("", "without a reason", seconds=400).items() if name != "reason"},
 ]
 CRASHED = pod(CR, waiting="CrashLoopBackOff", exit_code=10, restarts=5, last_words="ENGINE_DIED: no kernel")
 
@@ -195,6 +196,7 @@ WRONG = {
         [
             "status: not Ready for 5 min: Applying: because",
             "pod: StartingContainer: Pod reports-1 is scheduled; its image and volumes are being prepared.",
+            "event: reports-1, 6 min ago, Warning: without a reason",
             "event: reports-1, 30 s ago, FailedMount: no such\nfolder",
         ],
     ),

@@ -16,7 +16,8 @@ CR = custom_resource()
 
 def event(reason: str, second: int, kind: str = "Warning", **changes: Any) -> Manifest:
     time = f"2027-01-15T08:00:{second:02}Z"
-    return {"type": kind, "reason": reason, "note": f"{reason} at {second}", "deprecatedLastTimestamp": time, **changes}
+    said = {"type": kind, "reason": reason, "note": f"{reason} at {second}", "deprecatedLastTimestamp": time}
+    return {**said, "reportingController": "kubelet", **changes}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,34 @@ def test_an_event_that_is_repeated_is_as_new_as_its_last_time() -> None:
     assert find_obstacle([repeated, event("Scheduled", 9, "Normal")]) is not None
     fresh = event("FailedMount", 3, deprecatedLastTimestamp=None, eventTime="2027-01-15T08:00:30.000000Z")
     assert find_obstacle([fresh, event("Pulling", 9, "Normal")]) is not None
+
+
+@pytest.mark.parametrize(
+    "recorder",
+    [
+        {"reportingController": "", "deprecatedSource": {"component": "kubelet", "host": "node-a"}},
+        {"reportingController": "attachdetach-controller"},
+    ],
+    ids=["old", "attach"],
+)
+def test_those_that_prepare_a_container_are_heard(recorder: Manifest) -> None:
+    assert find_obstacle([event("FailedAttachVolume", 3, **recorder)]) is not None
+
+
+@pytest.mark.parametrize("recorder", [{"reportingController": "autoscaler"}, {"reportingController": ""}], ids=str)
+def test_what_others_say_of_the_pod_hides_nothing(recorder: Manifest) -> None:
+    said = [event("FailedMount", 3), event("NotTriggerScaleUp", 9, "Normal", **recorder)]
+    found = find_obstacle(said)
+    assert found is not None
+    assert found.note == "FailedMount at 3"
+    assert find_obstacle([event("FailedMount", 3, **recorder)]) is None
+
+
+def test_an_event_may_lack_what_others_have() -> None:
+    bare = event("", 9)
+    del bare["type"], bare["reason"], bare["note"]
+    assert find_obstacle([bare]) is None
+    assert find_obstacle([bare, event("FailedMount", 10)]) is not None
 
 
 def new(**state: Any) -> Manifest:

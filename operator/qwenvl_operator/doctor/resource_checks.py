@@ -108,11 +108,11 @@ def check_events(case: Case) -> Iterator[Finding]:
         yield skipped("events", case.own.events)
         return
     warnings = [event for event in case.own.events if event.get("type") == "Warning" and _pod_of(event) in waiting]
-    latest = {(_pod_of(event), event["reason"]): event for event in sorted(warnings, key=_when)}
+    latest = {(_pod_of(event), _reason(event)): event for event in sorted(warnings, key=_when)}
     # What the scheduler says is what the pod's own line says.
-    told = [event for event in latest.values() if event["reason"] != "FailedScheduling"]
+    told = [event for event in latest.values() if _reason(event) != "FailedScheduling"]
     for event in told[-SHOWN_EVENTS:]:
-        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {event['reason']}: {event.get('note')}"
+        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {_reason(event)}: {event.get('note')}"
         yield warn("event", said, "kubectl describe pod shows all of them", Heading.RESOURCE)
 
 
@@ -130,6 +130,11 @@ def _waiting(observed: Observed) -> set[str]:
 def _pod_of(event: Manifest) -> str:
     regarding = event.get("regarding", {})
     return str(regarding.get("name")) if regarding.get("kind") == "Pod" else ""
+
+
+def _reason(event: Manifest) -> str:
+    """What the Event is about in one word, which the older API does not ask for."""
+    return str(event.get("reason") or "Warning")
 
 
 def _when(event: Manifest) -> float:
