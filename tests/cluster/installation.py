@@ -20,12 +20,14 @@ class Installed:
         self.cluster = cluster
         self.home, *self.namespaces = (make_namespace(cluster) for _ in range(namespaces + 1))
         arguments = (
+            f"--namespace={self.home}",
             f"--set=watchNamespaces={{{','.join(self.namespaces)}}}",
             "--set=rbac.aggregateToDefaultRoles=false",
         )
-        text = render(*arguments).replace("namespace: qwenvl-system", f"namespace: {self.home}")
         kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-        self.rights = [manifest for manifest in yaml.safe_load_all(text) if manifest and manifest["kind"] in kinds]
+        self.rights = [
+            manifest for manifest in yaml.safe_load_all(render(*arguments)) if manifest and manifest["kind"] in kinds
+        ]
         assert not any(manifest["kind"].startswith("Cluster") for manifest in self.rights)
         cluster.apply(*self.rights)
         account = next(item["metadata"]["name"] for item in self.rights if item["kind"] == "ServiceAccount")

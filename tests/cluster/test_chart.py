@@ -58,6 +58,16 @@ EVERYTHING = set_json(
     affinity={"nodeAffinity": {}},
     fullnameOverride="reader",
 )
+# Names that YAML would read as something else.
+LIKE_NUMBERS = set_json(
+    image={"reference": "123"},
+    runtimeImage="1e3",
+    watchNamespaces=["123"],
+    serviceAccount={"name": "12"},
+    priorityClassName="123",
+    nameOverride="0",
+    fullnameOverride="on",
+)
 
 
 @pytest.fixture(name="cluster", scope="module")
@@ -69,6 +79,7 @@ def _cluster(control_plane: Cluster) -> Iterator[Cluster]:
             (NAMESPACE, {"pod-security.kubernetes.io/enforce": "restricted"}),
             ("team-a", {}),
             ("team-b", {}),
+            ("123", {}),
         )
     ]
     rights = [
@@ -85,8 +96,8 @@ def test_helm_finds_no_fault() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], [NAMESPACED], EVERYTHING, set_json(crds={"enabled": False})],
-    ids=["default", "namespaced", "everything", "no-crd"],
+    [[], [NAMESPACED], EVERYTHING, set_json(crds={"enabled": False}), LIKE_NUMBERS, set_json(nameOverride="n" * 70)],
+    ids=["default", "namespaced", "everything", "no-crd", "like-numbers", "long-name"],
 )
 def test_the_api_server_accepts_every_object(cluster: Cluster, arguments: list[str]) -> None:
     cluster.kubectl(
@@ -252,6 +263,22 @@ def test_the_lease_is_the_only_one_that_the_operator_may_touch(cluster: Cluster)
     assert not may(cluster, "update", lease, NAMESPACE, "somebody-elses")
 
 
+def test_a_long_name_is_cut_so_that_every_object_has_a_name_that_fits() -> None:
+    (service,) = of_kind("Service", f"--set=fullnameOverride={'n' * 70}")
+    assert service["metadata"]["name"] == "n" * 55 + "-metrics"
+
+
+def test_names_that_look_like_numbers_stay_names() -> None:
+    (deployment,) = of_kind("Deployment", *LIKE_NUMBERS)
+    pod = deployment["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("12", "123")
+    environment = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}
+    assert (environment["QWENVL_NAMESPACES"], environment["QWENVL_RUNTIME_IMAGE"]) == ("123", "1e3")
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert labels["app.kubernetes.io/name"] == "0"
+    assert {role["metadata"]["namespace"] for role in of_kind("Role", *LIKE_NUMBERS)} == {"123", NAMESPACE}
+
+
 def test_two_releases_in_one_namespace_have_a_lease_each() -> None:
     (deployment,) = of_kind("Deployment", "--set=fullnameOverride=second")
     environment = {
@@ -274,6 +301,9 @@ def test_two_releases_in_one_namespace_have_a_lease_each() -> None:
         ("--set=watchNamespaces=team-a", "got string, want array"),
         ("--set=watchNamespaces={Team}", "/watchNamespaces/0"),
         ("--set=watchNamespaces={a,a}", "items at 0 and 1 are equal"),
+        ("--set=nameOverride=a.b", "/nameOverride"),
+        ("--set=fullnameOverride=a.b", "/fullnameOverride"),
+        ("--set-string=fullnameOverride=1a", "/fullnameOverride"),
         ("--set=resyncSeconds=1", "/resyncSeconds"),
         ("--set=resyncSeconds=often", "got string, want integer"),
         ("--set=crds.enabled=maybe", "got string, want boolean"),

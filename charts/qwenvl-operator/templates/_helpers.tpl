@@ -18,8 +18,8 @@
 {{- end }}
 
 {{- define "qwenvl.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "qwenvl.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "qwenvl.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "qwenvl.labels" -}}
