@@ -115,7 +115,9 @@ def test_the_doctor_runs_in_the_operators_pod_with_the_rights_that_it_has(produc
     product.apply(NAME, hardware={"accelerator": {"resource": "nvidia.com/gpu", "count": 8}})
     product.wait_reason(NAME, "WaitingForGPU")
     with pytest.raises(CommandError) as failed:
-        product.node.kubectl("exec", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--", *CLI, "doctor", NAME)
+        product.node.kubectl(
+            "exec", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--", "qwenvl", "doctor", NAME
+        )
     said = failed.value.output
     assert re.search(r"^ok +rights +the operator has all \d+ that it needs$", said, re.MULTILINE)
     assert re.search(rf"^warn +status +not Ready for .*: WaitingForGPU: Pod {NAME}-", said, re.MULTILINE)
