@@ -64,10 +64,12 @@ def template_of(pod: Manifest) -> str:
 
 def is_ending(pod: Manifest) -> bool:
     """Whether the pod is being deleted, or has come to its end already."""
-    return bool(pod["metadata"].get("deletionTimestamp")) or pod.get("status", {}).get("phase") in (
-        "Succeeded",
-        "Failed",
-    )
+    return bool(pod["metadata"].get("deletionTimestamp")) or has_ended(pod)
+
+
+def has_ended(pod: Manifest) -> bool:
+    """Whether the pod holds nothing any more. A ReplicaSet replaces a pod that failed, and never deletes it."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def condition(pod: Manifest, kind: str) -> Manifest:

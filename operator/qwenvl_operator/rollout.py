@@ -10,7 +10,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import is_ending, is_scheduled, is_unschedulable, revision_of, template_of
+from qwenvl_operator.pods import has_ended, is_ending, is_scheduled, is_unschedulable, revision_of, template_of
 
 
 class Strategy(Enum):
@@ -84,8 +84,13 @@ def is_rolled_out(observed: Observed, revision: str) -> bool:
         and status.get("observedGeneration") == deployment["metadata"]["generation"]
         and status.get("updatedReplicas", 0) == wanted
         and status.get("replicas", 0) == wanted
-        and all(revision_of(pod) == revision for pod in observed.pods)
+        and not awaited_ends(observed, revision)
     )
+
+
+def awaited_ends(observed: Observed, revision: str) -> list[Manifest]:
+    """The pods of other revisions that have yet to end."""
+    return [pod for pod in observed.pods if revision_of(pod) != revision and not has_ended(pod)]
 
 
 def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:

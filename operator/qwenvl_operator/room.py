@@ -10,6 +10,7 @@ from qwenvl_operator.api.quantity import parse_quantity
 from qwenvl_operator.api.v1alpha1 import Toleration
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
+from qwenvl_operator.pods import has_ended
 
 
 def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> int:
@@ -47,7 +48,7 @@ def held_on_nodes(pods: Iterable[Manifest]) -> dict[str, dict[str, float]]:
 
 def held_by(pod: Manifest) -> dict[str, float]:
     """By resource, what a pod holds on its node; nothing once it has come to its end."""
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+    if has_ended(pod):
         return {}
     held = {"pods": 1.0}
     for container in pod["spec"]["containers"]:

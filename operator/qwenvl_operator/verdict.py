@@ -17,18 +17,21 @@ from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.pods import (
     condition,
     container,
+    has_ended,
     is_ending,
     is_on_lost_node,
     is_ready,
+    is_scheduled,
     is_unschedulable,
     parse_time,
     revision_of,
 )
 from qwenvl_operator.reasons import Reason
-from qwenvl_operator.rollout import is_rolled_out
+from qwenvl_operator.rollout import awaited_ends, is_rolled_out
 from qwenvl_operator.snapshots import Progress, describe
 
 CRASHES_BEFORE_STALLED = 3
+NAMED_PODS = 3
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,7 @@ def judge(facts: Facts) -> Verdict:
     """The first check that has something to say wins; a Deployment that made no progress for its whole deadline makes
     whatever is said a matter for a person."""
     checks: tuple[Callable[[Facts], Verdict | None], ...] = (_at_rest, _not_applied, _complete, _refused, _worst_pod)
-    verdict = next((found for check in checks if (found := check(facts)) is not None), None)
-    if verdict is None:
-        verdict = Verdict(Reason.ROLLING_OUT, "Waiting for the pods of the previous revision to end.")
+    verdict = next((found for check in checks if (found := check(facts)) is not None), None) or _rolling_out(facts)
     deadline = Deadlines.of(facts.cr.spec).progress
     if not (verdict.ready or verdict.at_rest or verdict.stalled) and _deadline_exceeded(facts.observed):
         message = f"No progress for {deadline} s (from startup.budget and warmup.budget). {verdict.message}"
@@ -89,8 +90,8 @@ def ready_pods(observed: Observed) -> list[Manifest]:
 def _at_rest(facts: Facts) -> Verdict | None:
     if facts.cr.replicas:
         return None
-    if facts.observed.pods:
-        return Verdict(Reason.ROLLING_OUT, f"Waiting for {len(facts.observed.pods)} pod(s) to finish and end.")
+    if pods := [pod for pod in facts.observed.pods if not has_ended(pod)]:
+        return Verdict(Reason.ROLLING_OUT, f"Waiting for {len(pods)} pod(s) to finish and end: {_name_some(pods)}.")
     if facts.cr.spec.suspend:
         return Verdict(Reason.SUSPENDED, "No pods: spec.suspend is true. Set it to false to serve again.", at_rest=True)
     return Verdict(Reason.SCALED_TO_ZERO, "No pods: spec.replicas is 0.", at_rest=True)
@@ -133,6 +134,35 @@ def _worst_pod(facts: Facts) -> Verdict | None:
     verdicts = [judge_pod(pod, facts) for pod in waiting]
     # Members of an enumeration have an order: the later ones are worse.
     return max(verdicts, key=lambda verdict: (verdict.stalled, list(Reason).index(verdict.reason)), default=None)
+
+
+def _rolling_out(facts: Facts) -> Verdict:
+    """What is said where no pod of the current revision has anything to say for itself."""
+    revision, pods = facts.cr.revision, facts.observed.pods
+    old = awaited_ends(facts.observed, revision)
+    own = [pod for pod in pods if revision_of(pod) == revision]
+    # Where an old pod is on its way out, a failed pod of this revision may be from the last time that it was current.
+    if own and all(map(has_ended, own)) and not any(map(is_ending, old)):
+        message = f"Every pod of revision {revision} has failed, the last one on {_tell_end(own[-1])}"
+    elif old:
+        message = f"Waiting for the pods of the previous revision to end: {_name_some(old)}."
+    else:
+        message = "Waiting for the Deployment controller to bring the pods to the number that is wanted."
+    return Verdict(Reason.ROLLING_OUT, message)
+
+
+def _tell_end(pod: Manifest) -> str:
+    status = pod["status"]
+    return f"{_node_of(pod)}: {status.get('reason', status['phase'])}: {status.get('message', 'no message.')}"
+
+
+def _name_some(pods: list[Manifest]) -> str:
+    named = [f"{pod['metadata']['name']} on {_node_of(pod)}" for pod in pods[:NAMED_PODS]]
+    return ", ".join(named) + (f" and {len(pods) - NAMED_PODS} more" if len(pods) > NAMED_PODS else "")
+
+
+def _node_of(pod: Manifest) -> str:
+    return f"node {pod['spec']['nodeName']}" if is_scheduled(pod) else "no node"
 
 
 def judge_pod(pod: Manifest, facts: Facts) -> Verdict:

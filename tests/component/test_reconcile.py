@@ -234,6 +234,19 @@ async def test_the_configuration_of_the_old_revision_goes_when_its_pods_have_gon
     ]
 
 
+async def test_a_pod_that_failed_holds_no_configuration_back() -> None:
+    world = World()
+    await serve(world)
+    world.apply(engine={"maxNumSeqs": 8})
+    await world.reconcile()
+    old = world.cluster.read(POD)
+    world.roll_out()
+    evicted = {"phase": "Failed", "reason": "Evicted"}
+    world.cluster.write({**old, "metadata": {**old["metadata"], "name": "evicted"}, "status": evicted})
+    await world.reconcile()
+    assert len(world.cluster.all(Kind.CONFIG_MAP)) == 1
+
+
 async def test_suspend_takes_the_pods_away_and_keeps_the_rest() -> None:
     world = World()
     await serve(world)

@@ -106,6 +106,7 @@ def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **st
                 {"type": "ContainersReady", "status": str(state.get("ready", False)), "lastTransitionTime": STARTED},
             ],
             "containerStatuses": [container] if scheduled else [],
+            **state.get("status", {}),
         },
     }
     if state.get("gate"):

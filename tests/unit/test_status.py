@@ -17,6 +17,11 @@ from qwenvl_runtime.config import SnapshotReport
 CR = custom_resource()
 SHORT_SPEC = {"startup": {"budget": "5m"}}
 SHORT = custom_resource(**SHORT_SPEC)
+FAILED = {
+    "phase": "Failed",
+    "reason": "UnexpectedAdmissionError",
+    "message": "Allocate failed: no healthy devices present.",
+}
 COMPLETE = {"updatedReplicas": 1, "replicas": 1, "readyReplicas": 1}
 EXCEEDED = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
 
@@ -120,6 +125,43 @@ def test_no_progress_for_the_whole_deadline_is_for_a_person() -> None:
     assert verdict.stalled
     assert verdict.reason is Reason.WAITING_FOR_GPU
     assert verdict.message.startswith("No progress for 2685 s (from startup.budget and warmup.budget).")
+
+
+def test_a_failed_pod_of_the_previous_revision_holds_nothing_up() -> None:
+    state = facts(pod(CR, "old", revision="old", status=FAILED), pod(CR, ready=True, gate=True), **COMPLETE)
+    assert judge(state).ready
+
+
+@pytest.mark.parametrize("rest", [{"suspend": True}, {"replicas": 0}], ids=str)
+def test_a_failed_pod_does_not_keep_a_resource_from_rest(rest: dict[str, Any]) -> None:
+    assert judge(facts(pod(CR, status=FAILED), spec=rest)).at_rest
+
+
+def test_pods_whose_end_is_awaited_are_named_with_their_nodes() -> None:
+    old = [pod(CR, f"old-{n}", revision="old") for n in range(5)]
+    verdict = judge(facts(*old, pod(CR, ready=True, gate=True), **COMPLETE))
+    assert verdict.message == (
+        "Waiting for the pods of the previous revision to end: "
+        "old-0 on node node-a, old-1 on node node-a, old-2 on node node-a and 2 more."
+    )
+    verdict = judge(facts(pod(CR), pod(CR, "unplaced", scheduled=False), spec={"suspend": True}))
+    assert verdict.message == ("Waiting for 2 pod(s) to finish and end: reports-1 on node node-a, unplaced on no node.")
+
+
+def test_a_revision_whose_pods_all_fail_is_told_with_why() -> None:
+    serving = pod(CR, "old", revision="old", ready=True)
+    for others in ((), (serving,)):
+        verdict = judge(facts(*others, pod(CR, status=FAILED)))
+        assert verdict.message == (
+            f"Every pod of revision {CR.revision} has failed, the last one on node node-a: "
+            "UnexpectedAdmissionError: Allocate failed: no healthy devices present."
+        )
+    serving["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+    assert "previous revision to end: old on" in judge(facts(serving, pod(CR, status=FAILED))).message
+
+
+def test_no_previous_revision_is_spoken_of_where_there_is_none() -> None:
+    assert "previous" not in judge(facts()).message
 
 
 def test_a_crash_is_told_with_its_last_words() -> None:
