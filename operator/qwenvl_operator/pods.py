@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL
 from qwenvl_operator.objects import Manifest
+
+# Of the scheduler's filters NodeResourcesFit, VolumeRestrictions (ReadWriteOncePod) and NodeVolumeLimits.
+_HELD_BY_OTHERS = re.compile(r"Insufficient |Too many pods|ReadWriteOncePod|max volume count")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ def condition(pod: Manifest, kind: str) -> Manifest:
 def is_unschedulable(pod: Manifest) -> bool:
     scheduled = condition(pod, "PodScheduled")
     return scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+
+
+def lacks_room(pod: Manifest) -> bool:
+    """Whether the scheduler places the pod nowhere for want of something that other pods hold."""
+    return is_unschedulable(pod) and bool(_HELD_BY_OTHERS.search(condition(pod, "PodScheduled").get("message", "")))
 
 
 def is_scheduled(pod: Manifest) -> bool:

@@ -10,7 +10,8 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import has_ended, is_ending, is_scheduled, is_unschedulable, revision_of, template_of
+from qwenvl_operator.pods import has_ended, is_ending, is_scheduled, lacks_room, revision_of, template_of
+from qwenvl_operator.room import Room
 
 
 class Strategy(Enum):
@@ -50,13 +51,14 @@ def needs_room(cr: CustomResource, live: Manifest | None) -> bool:
 
 
 def choose_strategy(
-    cr: CustomResource, live: Manifest | None, pods: Iterable[Manifest], *, room: int | None
+    cr: CustomResource, live: Manifest | None, pods: Iterable[Manifest], *, room: Room | None
 ) -> Strategy:
     """The strategy to apply.
 
-    `room` is how many more pods the nodes can take, None where the operator cannot see them. Under Auto the choice is
-    made when a revision is replaced and kept until the next one, so that a GPU that comes and goes causes no write;
-    only a surge that turns out not to fit is taken back, or it would wait for ever for a GPU that the old pod holds.
+    `room` is None where the operator cannot see the nodes. Under Auto the choice is made when a revision is replaced
+    and kept until the next one, so that a GPU that comes and goes causes no write; only a surge that turns out not to
+    fit is taken back, or it would wait for ever for a GPU that the old pod holds. Nothing is given up for a pod that
+    would have no room even then.
     """
     wanted = cr.spec.rollout.strategy
     if wanted is RolloutStrategy.SURGE:
@@ -67,7 +69,7 @@ def choose_strategy(
     if live is None:
         return replaced
     if needs_room(cr, live):
-        return Strategy.SURGE if room else replaced
+        return replaced if room is None or (room.vacated and not room.free) else Strategy.SURGE
     chosen = Strategy.of(live)
     return replaced if chosen is Strategy.SURGE and _is_stuck(cr, pods) else chosen
 
@@ -95,9 +97,9 @@ def awaited_ends(observed: Observed, revision: str) -> list[Manifest]:
 
 def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:
     """Whether a pod waits for room that a pod of another template holds, be it of an older revision or, after `kubectl
-    rollout restart`, of the same one."""
+    rollout restart`, of the same one. What else a pod may wait for, the end of another does not bring."""
     living = [pod for pod in pods if not is_ending(pod)]
-    waiting = {template_of(pod) for pod in living if is_unschedulable(pod) and revision_of(pod) == cr.revision}
+    waiting = {template_of(pod) for pod in living if lacks_room(pod) and revision_of(pod) == cr.revision}
     return any(is_scheduled(pod) and template_of(pod) not in waiting for pod in living) if waiting else False
 
 

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwenvl_operator.api.quantity import parse_quantity
 from qwenvl_operator.api.v1alpha1 import Toleration
 from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.naming import owner_key
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import has_ended
+
+
+class Room(NamedTuple):
+    """How many more runtime pods the nodes can take."""
+
+    free: int
+    vacated: int
+    """The same once the pods that the CR has by now are gone."""
+
+
+def find_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> Room:
+    """The room as it is, and what replacing the CR's own pods could make of it."""
+    nodes, pods = list(nodes), list(pods)
+    others = [pod for pod in pods if not _is_own(cr, pod)]
+    return Room(free_room(cr, nodes, pods), free_room(cr, nodes, others))
 
 
 def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> int:
@@ -94,6 +110,11 @@ def is_eligible(cr: CustomResource, node: Manifest) -> bool:
 
 def _name_some(names: list[str]) -> str:
     return "node " + names[0] if len(names) == 1 else f"each of {len(names)} nodes"
+
+
+def _is_own(cr: CustomResource, pod: Manifest) -> bool:
+    metadata = pod["metadata"]
+    return owner_key(metadata["namespace"], metadata.get("labels") or {}) == cr.key
 
 
 def _fits(demand: dict[str, float], free: dict[str, float]) -> int:

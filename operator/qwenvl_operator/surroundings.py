@@ -11,7 +11,7 @@ from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Kind, Manifest
 from qwenvl_operator.obstacles import Obstacle, Obstacles, find_obstacle, has_waited
 from qwenvl_operator.pods import is_unschedulable
-from qwenvl_operator.room import describe_offers, free_room
+from qwenvl_operator.room import Room, describe_offers, find_room
 from qwenvl_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ class Surroundings:
         self._cluster = cluster
         self._sees_nodes = settings.sees_nodes
 
-    async def find_room(self, cr: CustomResource) -> int | None:
+    async def find_room(self, cr: CustomResource) -> Room | None:
         """How many more pods the nodes can take; None where they may not be looked at."""
         nodes = await self._list(Kind.NODE)
         pods = await self._list(Kind.POD) if nodes is not None else None
-        return None if nodes is None or pods is None else free_room(cr, nodes, pods)
+        return None if nodes is None or pods is None else find_room(cr, nodes, pods)
 
     async def describe_offers(self, cr: CustomResource, pods: Iterable[Manifest]) -> str:
         """Where GPUs are, if one of the CR's pods waits for one; empty where nobody asks or nobody knows."""

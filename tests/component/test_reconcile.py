@@ -559,6 +559,15 @@ async def test_without_the_right_to_see_nodes_a_revision_is_replaced_as_if_there
     assert revision_of(world.cluster.read(DEPLOYMENT)["spec"]["template"]) == world.resource().revision
 
 
+async def test_a_pod_that_no_node_may_take_costs_no_pod_that_serves() -> None:
+    world = World()
+    await serve(world)
+    world.apply(hardware={"nodeSelector": {"gpu": "misspelt"}})
+    await world.reconcile()
+    strategy = world.cluster.read(DEPLOYMENT)["spec"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
 def take_over(live: Manifest) -> None:
     """Another controller's write."""
     live["spec"]["template"]["spec"]["containers"][0]["image"] = "theirs"

@@ -10,10 +10,11 @@ from samples import custom_resource, live_children, observed, pod
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.rollout import Strategy, choose_strategy
-from qwenvl_operator.room import describe_offers, free_room
+from qwenvl_operator.room import Room, describe_offers, find_room, free_room
 
 OLD = custom_resource()
 NEW = custom_resource(engine={"maxModelLen": 32768})
+FULL = Room(free=0, vacated=1)
 
 
 def deployment(cr: CustomResource, strategy: Strategy = Strategy.RECREATE) -> Manifest:
@@ -41,17 +42,21 @@ def holder(gpus: int, phase: str = "Running") -> Manifest:
 
 
 def test_auto_surges_where_a_gpu_is_free() -> None:
-    assert choose_strategy(NEW, deployment(OLD), [], room=1) is Strategy.SURGE
+    assert choose_strategy(NEW, deployment(OLD), [], room=Room(free=1, vacated=2)) is Strategy.SURGE
 
 
-@pytest.mark.parametrize("room", [0, None])
-def test_auto_gives_up_the_only_gpu_first(room: int | None) -> None:
+@pytest.mark.parametrize("room", [FULL, None])
+def test_auto_gives_up_the_only_gpu_first(room: Room | None) -> None:
     assert choose_strategy(NEW, deployment(OLD), [], room=room) is Strategy.RECREATE
+
+
+def test_auto_gives_up_nothing_for_a_pod_that_would_fit_nowhere_even_then() -> None:
+    assert choose_strategy(NEW, deployment(OLD), [], room=Room(free=0, vacated=0)) is Strategy.SURGE
 
 
 def test_auto_replaces_several_replicas_one_by_one() -> None:
     several = custom_resource(replicas=3, engine={"maxModelLen": 32768})
-    assert choose_strategy(several, deployment(OLD), [], room=0) is Strategy.IN_PLACE
+    assert choose_strategy(several, deployment(OLD), [], room=FULL) is Strategy.IN_PLACE
 
 
 def test_auto_keeps_its_choice_at_rest() -> None:
@@ -61,6 +66,26 @@ def test_auto_keeps_its_choice_at_rest() -> None:
 def test_auto_takes_a_surge_back_that_does_not_fit() -> None:
     pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False)]
     assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.RECREATE
+
+
+@pytest.mark.parametrize(
+    ("unscheduled", "strategy"),
+    [
+        ('persistentvolumeclaim "weigths" not found', Strategy.SURGE),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", Strategy.SURGE),
+        ("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: yes}.", Strategy.SURGE),
+        ("0/1 nodes are available: 1 Insufficient memory.", Strategy.RECREATE),
+        ("0/1 nodes are available: 1 Too many pods.", Strategy.RECREATE),
+        (
+            "0/1 nodes are available: 1 node has pod using PersistentVolumeClaim with the same name and "
+            "ReadWriteOncePod access mode.",
+            Strategy.RECREATE,
+        ),
+    ],
+)
+def test_auto_takes_a_surge_back_for_what_the_old_pod_holds_alone(unscheduled: str, strategy: Strategy) -> None:
+    pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False, unscheduled=unscheduled)]
+    assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is strategy
 
 
 def test_auto_takes_back_a_surge_that_a_restart_by_hand_began() -> None:
@@ -81,7 +106,7 @@ def test_auto_leaves_a_new_pod_that_waits_for_its_first_gpu_alone() -> None:
 @pytest.mark.parametrize(("asked", "strategy"), [("Surge", Strategy.SURGE), ("Recreate", Strategy.RECREATE)])
 def test_what_is_asked_for_is_done(asked: str, strategy: Strategy) -> None:
     cr = custom_resource(rollout={"strategy": asked}, engine={"maxModelLen": 32768})
-    assert choose_strategy(cr, deployment(OLD), [], room=0) is strategy
+    assert choose_strategy(cr, deployment(OLD), [], room=FULL) is strategy
 
 
 @pytest.mark.parametrize("strategy", Strategy)
@@ -94,6 +119,14 @@ def test_room_counts_what_other_pods_hold() -> None:
     assert free_room(OLD, [node()], [holder(1)]) == 1
     assert free_room(OLD, [node()], [holder(2)]) == 0
     assert free_room(OLD, [node()], [holder(2, "Succeeded")]) == 2
+
+
+def test_room_is_counted_without_the_own_pods_too() -> None:
+    own = {**pod(OLD, "own"), "spec": holder(1)["spec"]}
+    other = {**holder(1), "metadata": {**own["metadata"], "namespace": "lab"}}
+    assert find_room(OLD, [node()], [own, other]) == Room(free=0, vacated=1)
+    elsewhere = custom_resource(hardware={"nodeSelector": {"gpu": "b200"}})
+    assert find_room(elsewhere, [node()], [own]) == Room(free=0, vacated=0)
 
 
 def test_room_counts_memory_too() -> None:
