@@ -71,7 +71,10 @@ def choose_strategy(
     if needs_room(cr, live):
         return replaced if room is None or (room.vacated and not room.free) else Strategy.SURGE
     chosen = Strategy.of(live)
-    return replaced if chosen is Strategy.SURGE and _is_stuck(cr, pods) else chosen
+    if chosen is Strategy.IN_PLACE or (chosen is Strategy.SURGE and not _is_stuck(cr, pods)):
+        return chosen
+    # What was chosen for a single replica is not kept for several: they can give way one after the other.
+    return replaced
 
 
 def is_rolled_out(observed: Observed, revision: str) -> bool:

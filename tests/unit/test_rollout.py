@@ -63,6 +63,12 @@ def test_auto_keeps_its_choice_at_rest() -> None:
     assert choose_strategy(OLD, deployment(OLD, Strategy.SURGE), [], room=None) is Strategy.SURGE
 
 
+@pytest.mark.parametrize(("replicas", "strategy"), [(1, Strategy.RECREATE), (3, Strategy.IN_PLACE)])
+def test_auto_does_not_end_several_at_once_because_there_was_one_before(replicas: int, strategy: Strategy) -> None:
+    cr = custom_resource(replicas=replicas)
+    assert choose_strategy(cr, deployment(cr, Strategy.RECREATE), [], room=None) is strategy
+
+
 def test_auto_takes_a_surge_back_that_does_not_fit() -> None:
     pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False)]
     assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is Strategy.RECREATE
