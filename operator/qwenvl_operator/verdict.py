@@ -27,7 +27,7 @@ from qwenvl_operator.pods import (
     revision_of,
 )
 from qwenvl_operator.reasons import Reason
-from qwenvl_operator.rollout import awaited_ends, is_rolled_out
+from qwenvl_operator.rollout import Strategy, awaited_ends, is_rolled_out
 from qwenvl_operator.snapshots import Progress, describe
 
 CRASHES_BEFORE_STALLED = 3
@@ -101,7 +101,7 @@ def _not_applied(facts: Facts) -> Verdict | None:
     deployment = facts.observed.deployment()
     if deployment is None:
         return Verdict(Reason.APPLYING, "Creating the children.")
-    if deployment.get("status", {}).get("observedGeneration") != deployment["metadata"]["generation"]:
+    if not _is_seen(deployment):
         return Verdict(Reason.APPLYING, "Waiting for the Deployment controller to see the change.")
     return None
 
@@ -257,5 +257,20 @@ def _unscheduled(pod: Manifest, facts: Facts) -> Verdict:
 
 
 def _deadline_exceeded(observed: Observed) -> bool:
-    progressing = condition(observed.deployment() or {}, "Progressing")
+    """Whether the Deployment controller says so of the present template, and not of the one before it."""
+    deployment = observed.deployment()
+    if deployment is None or not _is_seen(deployment) or _is_emptying(deployment):
+        return False
+    progressing = condition(deployment, "Progressing")
     return progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
+
+
+def _is_seen(deployment: Manifest) -> bool:
+    """Whether what the Deployment's status says is of its present spec."""
+    return bool(deployment.get("status", {}).get("observedGeneration") == deployment["metadata"]["generation"])
+
+
+def _is_emptying(deployment: Manifest) -> bool:
+    """Whether a Recreate still counts old pods: as long as it does, it keeps the conditions of the revision before."""
+    status = deployment.get("status", {})
+    return Strategy.of(deployment) is Strategy.RECREATE and status.get("replicas", 0) > status.get("updatedReplicas", 0)

@@ -127,6 +127,16 @@ def test_no_progress_for_the_whole_deadline_is_for_a_person() -> None:
     assert verdict.message.startswith("No progress for 2685 s (from startup.budget and warmup.budget).")
 
 
+@pytest.mark.parametrize(
+    "status",
+    [{"observedGeneration": 0}, {"replicas": 1}],
+    ids=["before the Deployment controller has seen it", "before the old pod of a Recreate has gone"],
+)
+def test_the_deadline_of_one_revision_is_not_held_against_the_next(status: dict[str, Any]) -> None:
+    verdict = judge(facts(pod(CR, "old", revision="old"), **EXCEEDED, **status))
+    assert not verdict.stalled, verdict
+
+
 def test_a_failed_pod_of_the_previous_revision_holds_nothing_up() -> None:
     state = facts(pod(CR, "old", revision="old", status=FAILED), pod(CR, ready=True, gate=True), **COMPLETE)
     assert judge(state).ready
