@@ -57,6 +57,11 @@ def container(pod: Manifest, name: str = CONTAINER) -> Container:
     )
 
 
+def image_of(pod: Manifest) -> str:
+    """The runtime's image; others may have put containers of theirs before it."""
+    return next((str(item["image"]) for item in pod["spec"]["containers"] if item["name"] == CONTAINER), "")
+
+
 def revision_of(pod: Manifest) -> str:
     return str(pod["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
 

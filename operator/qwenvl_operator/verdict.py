@@ -11,6 +11,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
 from qwenvl_operator.gate import is_open
+from qwenvl_operator.naming import GATE
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.obstacles import Obstacles
@@ -18,6 +19,8 @@ from qwenvl_operator.pods import (
     condition,
     container,
     has_ended,
+    has_gate,
+    image_of,
     is_ending,
     is_on_lost_node,
     is_ready,
@@ -169,6 +172,8 @@ def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
     """What is to be said about a pod that gets no traffic."""
     if is_unschedulable(pod):
         return _unscheduled(pod, facts)
+    if not is_scheduled(pod):
+        return _unplaced(pod)
     state = container(pod)
     if state.running_since is None:
         return _judge_waiting(pod, facts)
@@ -185,10 +190,8 @@ def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
 def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
     name, state = pod["metadata"]["name"], container(pod)
     if state.waiting_reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-        image = pod["spec"]["containers"][0]["image"]
-        return Verdict(
-            Reason.IMAGE_PULL_FAILED, f"Pod {name} cannot pull {image}: {state.waiting_message}", stalled=True
-        )
+        message = f"Pod {name} cannot pull {image_of(pod)}: {state.waiting_message}"
+        return Verdict(Reason.IMAGE_PULL_FAILED, message, stalled=True)
     if state.waiting_reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Verdict(
             Reason.CONTAINER_REFUSED, f"Pod {name} cannot start its container: {state.waiting_message}", stalled=True
@@ -218,11 +221,7 @@ def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
         )
         return Verdict(Reason.NODE_LOST, message)
     if state.ready:
-        since = parse_time(condition(pod, "ContainersReady").get("lastTransitionTime", "1970-01-01T00:00:00Z"))
-        if name in facts.unreadable and facts.now - since > Deadlines.of(facts.cr.spec).gate:
-            message = f"The warm-up report of pod {name} cannot be read: {facts.unreadable[name]}"
-            return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
-        return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
+        return _judge_warm(pod, facts)
     if state.is_loading:
         return _judge_loading(name, facts)
     if is_open(pod):
@@ -234,11 +233,39 @@ def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
     return Verdict(Reason.WARMING_UP, f"Pod {name} answers its warm-up pictures.")
 
 
+def _judge_warm(pod: Manifest, facts: Facts) -> Verdict:
+    name = pod["metadata"]["name"]
+    if is_open(pod) or not has_gate(pod):
+        return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm, and gets no traffic yet{_tell_unready(pod)}")
+    since = parse_time(condition(pod, "ContainersReady").get("lastTransitionTime", "1970-01-01T00:00:00Z"))
+    if name in facts.unreadable and facts.now - since > Deadlines.of(facts.cr.spec).gate:
+        message = f"The warm-up report of pod {name} cannot be read: {facts.unreadable[name]}"
+        return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)
+    return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm; its report is being read.")
+
+
+def _tell_unready(pod: Manifest) -> str:
+    """Why the kubelet holds a warm pod back; nothing while that is our own gate, which it has yet to see open."""
+    ready = condition(pod, "Ready")
+    message = ready.get("message", "")
+    return f": {ready['reason']}: {message}" if ready.get("reason") and GATE not in message else "."
+
+
 def _judge_loading(name: str, facts: Facts) -> Verdict:
     report = facts.progress.get(name)
     if report is not None and report.verified_at is None:
         return Verdict(Reason.VERIFYING_SNAPSHOT, f"Pod {name} {describe(report)}.")
     return Verdict(Reason.LOADING_MODEL, f"Pod {name} loads the model.")
+
+
+def _unplaced(pod: Manifest) -> Verdict:
+    """Of a pod without a node for which the scheduler has not looked in vain."""
+    name, scheduled = pod["metadata"]["name"], condition(pod, "PodScheduled")
+    if not scheduled.get("reason"):
+        # Every pod begins like this; it lasts where no scheduler is at work.
+        return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} has no node: the scheduler has not looked at it yet.")
+    message = f"Pod {name} has no node: {scheduled['reason']}: {scheduled.get('message', '')}"
+    return Verdict(Reason.UNSCHEDULABLE, message)
 
 
 def _unscheduled(pod: Manifest, facts: Facts) -> Verdict:

@@ -202,6 +202,49 @@ def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
     assert words in verdict.message
 
 
+def gated(reason: str, message: str) -> Manifest:
+    waiting = pod(CR, scheduled=False)
+    waiting["status"]["conditions"][0].update(reason=reason, message=message)
+    return waiting
+
+
+def test_a_pod_that_the_scheduler_has_not_tried_is_not_called_scheduled() -> None:
+    verdict = judge(facts(gated("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates")))
+    assert verdict.reason is Reason.UNSCHEDULABLE
+    assert verdict.message == (
+        "Pod reports-1 has no node: SchedulingGated: Scheduling is blocked due to non-empty scheduling gates"
+    )
+    unseen = pod(CR, scheduled=False)
+    del unseen["status"]["conditions"][0]
+    verdict = judge(facts(unseen))
+    assert verdict.reason is Reason.STARTING_CONTAINER, "every pod begins like this, and is told of it if it lasts"
+    assert verdict.message == "Pod reports-1 has no node: the scheduler has not looked at it yet."
+
+
+def held_back(**ready: str) -> Manifest:
+    warm = pod(CR, started=True, ready=True, gate=True)
+    warm["status"]["conditions"][-1] = {"type": "Ready", "status": "False", **ready}
+    return warm
+
+
+def test_a_warm_pod_that_somebody_else_holds_back_is_told_with_the_kubelets_word() -> None:
+    sidecar = held_back(reason="ContainersNotReady", message="containers with unready status: [istio-proxy]")
+    ungated = held_back(reason="ReadinessGatesNotReady", message='readiness gate "lb.example/attached" is not True')
+    del ungated["spec"]["readinessGates"]
+    for held, word in ((sidecar, "ContainersNotReady: containers"), (ungated, 'NotReady: readiness gate "lb.example')):
+        verdict = judge(facts(held, unreadable={"reports-1": "refused"}))
+        assert (verdict.reason, verdict.stalled) == (Reason.WAITING_FOR_GATE, False)
+        assert word in verdict.message
+    old_news = held_back(reason="ReadinessGatesNotReady", message='gate "qwenvl.io/warmed-up" does not exist')
+    assert judge(facts(old_news)).message == "Pod reports-1 is warm, and gets no traffic yet."
+
+
+def test_the_image_is_the_runtimes_and_not_that_of_a_container_before_it() -> None:
+    injected = pod(CR, waiting="ErrImagePull")
+    injected["spec"]["containers"].insert(0, {"name": "istio-proxy", "image": "registry.local/proxy:1"})
+    assert "cannot pull registry.local/runtime:1: because" in judge(facts(injected)).message
+
+
 def test_who_waits_for_a_gpu_hears_what_is_asked_for_and_what_there_is() -> None:
     spec = {"hardware": {"accelerator": {"count": 4}}}
     state = facts(pod(custom_resource(**spec), scheduled=False), spec=spec)
