@@ -33,6 +33,8 @@ class Container:
     """How the previous life ended, in one line; empty if there was none."""
     last_exit_reason: str
     """The kubelet's word for it, such as Error or OOMKilled."""
+    last_life: float | None
+    """Seconds that the previous life lasted, None where the kubelet does not know."""
     last_words: str
     """What the runtime wrote into its termination message."""
 
@@ -53,6 +55,7 @@ def container(pod: Manifest, name: str = CONTAINER) -> Container:
         waiting_message=state.get("waiting", {}).get("message", ""),
         last_exit=_last_exit(ended),
         last_exit_reason=ended.get("reason", ""),
+        last_life=_life(ended),
         last_words=ended.get("message", ""),
     )
 
@@ -126,6 +129,12 @@ def parse_time(text: str) -> float:
 def timestamp(time: float) -> str:
     """A Unix time in the form of metav1.Time."""
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _life(ended: Manifest) -> float | None:
+    # The kubelet writes null where it has lost sight of the container.
+    started, finished = ended.get("startedAt"), ended.get("finishedAt")
+    return parse_time(finished) - parse_time(started) if started and finished else None
 
 
 def _last_exit(ended: Manifest) -> str:

@@ -16,6 +16,7 @@ from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.pods import (
+    Container,
     condition,
     container,
     has_ended,
@@ -181,7 +182,7 @@ def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
     if state.ready or not state.last_exit:
         return verdict
     crashes = _tell_crashes(pod, state.restarts)
-    if state.restarts < CRASHES_BEFORE_STALLED:
+    if not _is_looping(state, facts):
         return replace(verdict, message=f"{verdict.message} {crashes}")
     # It looks well for a moment after each crash, which takes nothing back.
     return Verdict(crash_reason(state), f"{crashes} {verdict.message}", stalled=True)
@@ -198,11 +199,18 @@ def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
         )
     if state.last_exit:
         reason = crash_reason(state)
-        stalled = state.restarts >= CRASHES_BEFORE_STALLED or reason in HOPELESS
+        stalled = _is_looping(state, facts) or reason in HOPELESS
         return Verdict(reason, _tell_crashes(pod, state.restarts + 1), stalled=stalled)
     if obstacle := facts.obstacles.get(name):
         return Verdict(obstacle.reason, f"Node {pod['spec']['nodeName']} cannot start pod {name}: {obstacle.note}")
     return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
+
+
+def _is_looping(state: Container, facts: Facts) -> bool:
+    """Whether crash follows upon crash. A life that was longer than any start may be was one that served: restarts are
+    counted over all of a pod's life, and one more after weeks of service is no loop."""
+    has_served = state.last_life is not None and state.last_life > Deadlines.of(facts.cr.spec).progress
+    return state.restarts >= CRASHES_BEFORE_STALLED and not has_served
 
 
 def _tell_crashes(pod: Manifest, times: int) -> str:

@@ -10,6 +10,7 @@ from qwenvl_operator.gate import decide
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, labels
 from qwenvl_operator.objects import Key, Manifest, ref_of
 from qwenvl_operator.observed import Observed
+from qwenvl_operator.pods import timestamp
 from qwenvl_operator.rollout import Strategy
 from qwenvl_runtime.config import WarmupReport, WarmupShot
 
@@ -69,6 +70,8 @@ def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **st
                 "exitCode": exit_code,
                 "reason": state.get("exit_reason", "Error"),
                 "message": state.get("last_words", "BAD_CONFIG: no such file"),
+                "startedAt": STARTED if "life" in state else None,
+                "finishedAt": timestamp(STARTED_AT + state["life"]) if "life" in state else None,
             }
         }
     scheduled = state.get("scheduled", True)

@@ -193,6 +193,14 @@ def test_a_few_crashes_are_told_beside_what_goes_on() -> None:
     assert "has ended 1 time(s), last with Error, exit code 10: ENGINE_DIED: killed." in verdict.message
 
 
+@pytest.mark.parametrize(("life", "stalled"), [(60, True), (86_400, False)])
+@pytest.mark.parametrize("state", [{}, {"waiting": "CrashLoopBackOff"}], ids=["runs again", "waits"])
+def test_a_crash_after_long_service_is_told_and_no_loop(state: dict[str, Any], life: float, stalled: bool) -> None:
+    verdict = judge(facts(pod(CR, exit_code=10, restarts=4, last_words="ENGINE_DIED: killed", life=life, **state)))
+    assert verdict.stalled is stalled
+    assert "ENGINE_DIED: killed" in verdict.message
+
+
 def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
     words = 'exec: "/nothing": no such file'
     verdict = judge(
