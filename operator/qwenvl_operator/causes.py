@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from qwenvl_operator.errors import ApiError
+from qwenvl_operator.objects import Manifest
 from qwenvl_operator.permissions import Permission
-from qwenvl_operator.pods import Container
+from qwenvl_operator.pods import Container, condition, is_unschedulable
 from qwenvl_operator.reasons import Reason
 
 # The names with which the runtime's last words begin.
@@ -62,6 +63,17 @@ def advise(reason: Reason, pod: str) -> str:
 def unscheduled_reason(message: str) -> Reason:
     """Why the scheduler places no pod although there may be GPUs."""
     return Reason.VOLUME_UNAVAILABLE if _VOLUME.search(message) else Reason.UNSCHEDULABLE
+
+
+def tell_unplaced(pod: Manifest) -> str:
+    """Why a pod has no node, in the scheduler's words where it has said anything."""
+    name, scheduled = pod["metadata"]["name"], condition(pod, "PodScheduled")
+    message = scheduled.get("message", "")
+    if is_unschedulable(pod):
+        return f"Pod {name} fits no node since {scheduled.get('lastTransitionTime')}: {message}"
+    if reason := scheduled.get("reason"):
+        return f"Pod {name} has no node: {reason}: {message}"
+    return f"Pod {name} has no node: the scheduler has not looked at it yet."
 
 
 def explain_refusal(error: ApiError) -> tuple[Reason, str]:

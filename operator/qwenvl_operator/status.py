@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, SnapshotStatus, WarmupStatus
+from qwenvl_operator.causes import tell_unplaced
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import is_open
 from qwenvl_operator.naming import endpoint, selector
 from qwenvl_operator.objects import Key
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import container, has_gate, is_scheduled, timestamp
+from qwenvl_operator.pods import container, has_gate, is_scheduled, is_unschedulable, revision_of, timestamp
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.snapshots import derive_snapshot, judge_snapshot
-from qwenvl_operator.verdict import Facts, Verdict, judge, living_pods, ready_pods
+from qwenvl_operator.verdict import Facts, Verdict, judge, judge_unplaced, living_pods, ready_pods
 from qwenvl_runtime.config import WarmupReport
 
 Status = dict[str, Any]
@@ -37,7 +38,7 @@ def derive_status(facts: Facts, report: WarmupReport | None) -> Status:
     said = {
         **_summary(verdict),
         "Available": _available(observed),
-        "Scheduled": _scheduled(observed, verdict),
+        "Scheduled": _scheduled(observed, facts),
         **({"SnapshotVerified": verified} if verified else {}),
         "WarmedUp": _warmed_up(observed, cr, warmup),
     }
@@ -73,7 +74,7 @@ def derive_problem_status(observed: Observed, key: Key, verdict: Verdict, now: f
     said = {
         **_summary(verdict),
         "Available": _available(observed),
-        "Scheduled": _scheduled(observed, verdict),
+        "Scheduled": _scheduled(observed),
         "WarmedUp": _warmed_up(observed),
     }
     conditions = _conditions(said, previous, generation, now)
@@ -124,15 +125,19 @@ def _available(observed: Observed) -> Said:
     return "False", Reason.NO_REPLICA_READY, "No replica gets traffic."
 
 
-def _scheduled(observed: Observed, verdict: Verdict) -> Said:
+def _scheduled(observed: Observed, facts: Facts | None = None) -> Said:
     pods = living_pods(observed)
     if not pods:
         return "Unknown", Reason.NO_PODS, "There are no pods."
-    if all(is_scheduled(pod) for pod in pods):
+    unplaced = [pod for pod in pods if not is_scheduled(pod)]
+    if not unplaced:
         return "True", Reason.PODS_SCHEDULED, f"{len(pods)} pod(s) have a node."
-    if verdict.reason in (Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE):
-        return "False", verdict.reason, verdict.message
-    return "False", Reason.UNSCHEDULABLE, "The scheduler has not placed every pod yet."
+    # What the scheduler has said of any is more telling than its silence about another.
+    first = next(filter(is_unschedulable, unplaced), unplaced[0])
+    if facts is None or revision_of(first) != facts.cr.revision:
+        return "False", Reason.UNSCHEDULABLE, tell_unplaced(first)
+    verdict = judge_unplaced(first, facts)
+    return "False", verdict.reason, verdict.message
 
 
 def _warmed_up(observed: Observed, cr: CustomResource | None = None, warmup: Status | None = None) -> Said:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, RolloutStrategy
-from qwenvl_operator.causes import HOPELESS, advise, crash_reason, refusal_reason, unscheduled_reason
+from qwenvl_operator.causes import HOPELESS, advise, crash_reason, refusal_reason, tell_unplaced, unscheduled_reason
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
@@ -26,7 +26,6 @@ from qwenvl_operator.pods import (
     is_on_lost_node,
     is_ready,
     is_scheduled,
-    is_unschedulable,
     parse_time,
     revision_of,
 )
@@ -171,10 +170,8 @@ def _node_of(pod: Manifest) -> str:
 
 def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
     """What is to be said about a pod that gets no traffic."""
-    if is_unschedulable(pod):
-        return _unscheduled(pod, facts)
     if not is_scheduled(pod):
-        return _unplaced(pod)
+        return judge_unplaced(pod, facts)
     state = container(pod)
     if state.running_since is None:
         return _judge_waiting(pod, facts)
@@ -266,29 +263,20 @@ def _judge_loading(name: str, facts: Facts) -> Verdict:
     return Verdict(Reason.LOADING_MODEL, f"Pod {name} loads the model.")
 
 
-def _unplaced(pod: Manifest) -> Verdict:
-    """Of a pod without a node for which the scheduler has not looked in vain."""
-    name, scheduled = pod["metadata"]["name"], condition(pod, "PodScheduled")
+def judge_unplaced(pod: Manifest, facts: Facts) -> Verdict:
+    """What is to be said about a pod without a node."""
+    cr, scheduled = facts.cr, condition(pod, "PodScheduled")
+    said, message = scheduled.get("message", ""), tell_unplaced(pod)
     if not scheduled.get("reason"):
         # Every pod begins like this; it lasts where no scheduler is at work.
-        return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} has no node: the scheduler has not looked at it yet.")
-    message = f"Pod {name} has no node: {scheduled['reason']}: {scheduled.get('message', '')}"
-    return Verdict(Reason.UNSCHEDULABLE, message)
-
-
-def _unscheduled(pod: Manifest, facts: Facts) -> Verdict:
-    cr, scheduled = facts.cr, condition(pod, "PodScheduled")
+        return Verdict(Reason.STARTING_CONTAINER, message)
     accelerator = cr.spec.hardware.accelerator
-    lacks_gpu = not cr.on_cpu and f"Insufficient {accelerator.resource}" in scheduled.get("message", "")
-    message = (
-        f"Pod {pod['metadata']['name']} fits no node since {scheduled.get('lastTransitionTime')}: "
-        f"{scheduled.get('message', '')}"
-    )
-    if lacks_gpu:
-        message += f" It asks for {accelerator.count} {accelerator.resource}. {facts.offers}".rstrip()
-    if lacks_gpu and cr.spec.rollout.strategy is RolloutStrategy.SURGE:
+    if cr.on_cpu or f"Insufficient {accelerator.resource}" not in said:
+        return Verdict(unscheduled_reason(said), message)
+    message += f" It asks for {accelerator.count} {accelerator.resource}. {facts.offers}".rstrip()
+    if cr.spec.rollout.strategy is RolloutStrategy.SURGE:
         message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
-    return Verdict(Reason.WAITING_FOR_GPU if lacks_gpu else unscheduled_reason(scheduled.get("message", "")), message)
+    return Verdict(Reason.WAITING_FOR_GPU, message)
 
 
 def _deadline_exceeded(observed: Observed) -> bool:

@@ -210,6 +210,18 @@ def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
     assert words in verdict.message
 
 
+def test_what_keeps_a_pod_from_a_node_is_told_whatever_else_is_wrong() -> None:
+    pods = (pod(CR, "a", scheduled=False), pod(CR, "b", waiting="ImagePullBackOff"))
+    scheduled = find_condition(derive_status(facts(*pods, spec={"replicas": 2}), None), "Scheduled")
+    assert (scheduled["status"], scheduled["reason"]) == ("False", Reason.WAITING_FOR_GPU)
+    assert "Pod a fits no node" in scheduled["message"]
+    assert "1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu." in scheduled["message"]
+    wrong = Verdict(Reason.INVALID_SPEC, "wrong", stalled=True)
+    scheduled = find_condition(derive_problem_status(observed(cr_manifest(), *pods), CR.key, wrong, NOW), "Scheduled")
+    assert (scheduled["status"], scheduled["reason"]) == ("False", Reason.UNSCHEDULABLE)
+    assert scheduled["message"].endswith("1 Insufficient nvidia.com/gpu.")
+
+
 def gated(reason: str, message: str) -> Manifest:
     waiting = pod(CR, scheduled=False)
     waiting["status"]["conditions"][0].update(reason=reason, message=message)
