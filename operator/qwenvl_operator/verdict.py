@@ -11,7 +11,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.fitness import find_slowdown
 from qwenvl_operator.gate import is_open
-from qwenvl_operator.naming import GATE
+from qwenvl_operator.naming import GATE, config_map_name
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.obstacles import Obstacles
@@ -189,7 +189,7 @@ def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
     name, state = pod["metadata"]["name"], container(pod)
     if state.waiting_reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
         message = f"Pod {name} cannot pull {image_of(pod)}: {state.waiting_message}"
-        return Verdict(Reason.IMAGE_PULL_FAILED, message, stalled=True)
+        return Verdict(Reason.IMAGE_PULL_FAILED, f"{message} {_advise_image(pod, facts.cr)}".rstrip(), stalled=True)
     if state.waiting_reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Verdict(
             Reason.CONTAINER_REFUSED, f"Pod {name} cannot start its container: {state.waiting_message}", stalled=True
@@ -201,6 +201,16 @@ def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
     if obstacle := facts.obstacles.get(name):
         return Verdict(obstacle.reason, f"Node {pod['spec']['nodeName']} cannot start pod {name}: {obstacle.note}")
     return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
+
+
+def _advise_image(pod: Manifest, cr: CustomResource) -> str:
+    """What to do about an image that the spec does not name: correcting the operator's alone changes no revision."""
+    if cr.spec.runtime.image or revision_of(pod) != cr.revision:
+        return ""
+    return (
+        "This is the operator's default from when the revision was first seen: set spec.runtime.image, or correct "
+        f"runtimeImage of the chart and then delete the ConfigMap {config_map_name(cr.key, cr.revision)}."
+    )
 
 
 def _is_looping(state: Container, facts: Facts) -> bool:

@@ -221,6 +221,15 @@ async def test_an_upgrade_of_the_operator_restarts_nothing() -> None:
     assert after["spec"]["containers"][0]["image"] == "registry.local/runtime:2"
 
 
+async def test_a_wrong_default_image_is_cured_as_its_message_says() -> None:
+    world = World()
+    await serve(world)
+    corrected = World(world.cluster, SETTINGS.model_copy(update={"runtime_image": "registry.local/runtime:2"}))
+    world.cluster.remove(Ref(Kind.CONFIG_MAP, KEY.namespace, f"{KEY.name}-{world.resource().revision}"))
+    await corrected.reconcile()
+    assert image(world) == "registry.local/runtime:2"
+
+
 async def test_the_configuration_of_the_old_revision_goes_when_its_pods_have_gone() -> None:
     world = World()
     await serve(world)

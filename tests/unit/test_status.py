@@ -210,6 +210,15 @@ def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
     assert words in verdict.message
 
 
+def test_who_named_no_image_hears_how_to_get_another() -> None:
+    message = judge(facts(pod(CR, waiting="ErrImagePull"))).message
+    assert "set spec.runtime.image" in message
+    assert message.endswith(f"delete the ConfigMap reports-{CR.revision}.")
+    named = {"runtime": {"image": "registry.local/runtime:1"}}
+    message = judge(facts(pod(custom_resource(**named), waiting="ErrImagePull"), spec=named)).message
+    assert "default" not in message
+
+
 def test_what_keeps_a_pod_from_a_node_is_told_whatever_else_is_wrong() -> None:
     pods = (pod(CR, "a", scheduled=False), pod(CR, "b", waiting="ImagePullBackOff"))
     scheduled = find_condition(derive_status(facts(*pods, spec={"replicas": 2}), None), "Scheduled")
