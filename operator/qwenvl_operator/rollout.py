@@ -10,7 +10,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import has_ended, is_ending, is_scheduled, lacks_room, revision_of, template_of
+from qwenvl_operator.pods import condition, has_ended, is_ending, is_scheduled, lacks_room, revision_of, template_of
 from qwenvl_operator.room import Room
 
 
@@ -86,7 +86,7 @@ def is_rolled_out(observed: Observed, revision: str) -> bool:
     wanted = spec.get("replicas", 1)
     return (
         _revision(deployment) == revision
-        and status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and is_seen(deployment)
         and status.get("updatedReplicas", 0) == wanted
         and status.get("replicas", 0) == wanted
         and not awaited_ends(observed, revision)
@@ -98,12 +98,32 @@ def awaited_ends(observed: Observed, revision: str) -> list[Manifest]:
     return [pod for pod in observed.pods if revision_of(pod) != revision and not has_ended(pod)]
 
 
+def has_missed_deadline(observed: Observed) -> bool:
+    """Whether the Deployment controller says so of the present template, and not of the one before it."""
+    deployment = observed.deployment()
+    if deployment is None or not is_seen(deployment) or _is_emptying(deployment):
+        return False
+    progressing = condition(deployment, "Progressing")
+    return progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
+
+
+def is_seen(deployment: Manifest) -> bool:
+    """Whether what the Deployment's status says is of its present spec."""
+    return bool(deployment.get("status", {}).get("observedGeneration") == deployment["metadata"]["generation"])
+
+
 def _is_stuck(cr: CustomResource, pods: Iterable[Manifest]) -> bool:
     """Whether a pod waits for room that a pod of another template holds, be it of an older revision or, after `kubectl
     rollout restart`, of the same one. What else a pod may wait for, the end of another does not bring."""
     living = [pod for pod in pods if not is_ending(pod)]
     waiting = {template_of(pod) for pod in living if lacks_room(pod) and revision_of(pod) == cr.revision}
     return any(is_scheduled(pod) and template_of(pod) not in waiting for pod in living) if waiting else False
+
+
+def _is_emptying(deployment: Manifest) -> bool:
+    """Whether a Recreate still counts old pods: as long as it does, it keeps the conditions of the revision before."""
+    status = deployment.get("status", {})
+    return Strategy.of(deployment) is Strategy.RECREATE and status.get("replicas", 0) > status.get("updatedReplicas", 0)
 
 
 def _revision(deployment: Manifest) -> str:

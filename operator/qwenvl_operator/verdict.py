@@ -30,7 +30,7 @@ from qwenvl_operator.pods import (
     revision_of,
 )
 from qwenvl_operator.reasons import Reason
-from qwenvl_operator.rollout import Strategy, awaited_ends, is_rolled_out
+from qwenvl_operator.rollout import awaited_ends, has_missed_deadline, is_rolled_out, is_seen
 from qwenvl_operator.snapshots import Progress, describe
 
 CRASHES_BEFORE_STALLED = 3
@@ -74,7 +74,7 @@ def judge(facts: Facts) -> Verdict:
     checks: tuple[Callable[[Facts], Verdict | None], ...] = (_at_rest, _not_applied, _complete, _refused, _worst_pod)
     verdict = next((found for check in checks if (found := check(facts)) is not None), None) or _rolling_out(facts)
     deadline = Deadlines.of(facts.cr.spec).progress
-    if not (verdict.ready or verdict.at_rest or verdict.stalled) and _deadline_exceeded(facts.observed):
+    if not (verdict.ready or verdict.at_rest or verdict.stalled) and has_missed_deadline(facts.observed):
         message = f"No progress for {deadline} s (from startup.budget and warmup.budget). {verdict.message}"
         return Verdict(verdict.reason, message, stalled=True)
     return verdict
@@ -104,7 +104,7 @@ def _not_applied(facts: Facts) -> Verdict | None:
     deployment = facts.observed.deployment()
     if deployment is None:
         return Verdict(Reason.APPLYING, "Creating the children.")
-    if not _is_seen(deployment):
+    if not is_seen(deployment):
         return Verdict(Reason.APPLYING, "Waiting for the Deployment controller to see the change.")
     return None
 
@@ -287,23 +287,3 @@ def judge_unplaced(pod: Manifest, facts: Facts) -> Verdict:
     if cr.spec.rollout.strategy is RolloutStrategy.SURGE:
         message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
     return Verdict(Reason.WAITING_FOR_GPU, message)
-
-
-def _deadline_exceeded(observed: Observed) -> bool:
-    """Whether the Deployment controller says so of the present template, and not of the one before it."""
-    deployment = observed.deployment()
-    if deployment is None or not _is_seen(deployment) or _is_emptying(deployment):
-        return False
-    progressing = condition(deployment, "Progressing")
-    return progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
-
-
-def _is_seen(deployment: Manifest) -> bool:
-    """Whether what the Deployment's status says is of its present spec."""
-    return bool(deployment.get("status", {}).get("observedGeneration") == deployment["metadata"]["generation"])
-
-
-def _is_emptying(deployment: Manifest) -> bool:
-    """Whether a Recreate still counts old pods: as long as it does, it keeps the conditions of the revision before."""
-    status = deployment.get("status", {})
-    return Strategy.of(deployment) is Strategy.RECREATE and status.get("replicas", 0) > status.get("updatedReplicas", 0)
