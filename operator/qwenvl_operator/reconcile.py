@@ -170,7 +170,7 @@ class Reconciler:
 
     async def _strategy(self, cr: CustomResource, observed: Observed) -> Strategy:
         live, room = observed.deployment(), None
-        if needs_room(cr, live):
+        if needs_room(cr, live, observed.pods):
             room = await self._surroundings.find_room(cr)
         return choose_strategy(cr, live, observed.pods, room=room)
 

@@ -40,14 +40,12 @@ class Strategy(Enum):
         return cls.IN_PLACE if str(strategy.get("rollingUpdate", {}).get("maxSurge")) == "0" else cls.SURGE
 
 
-def needs_room(cr: CustomResource, live: Manifest | None) -> bool:
-    """Whether the strategy depends on free GPUs: under Auto, at the moment at which a running revision is replaced."""
-    return (
-        cr.spec.rollout.strategy is RolloutStrategy.AUTO
-        and live is not None
-        and _revision(live) != cr.revision
-        and bool(live["spec"].get("replicas"))
-    )
+def needs_room(cr: CustomResource, live: Manifest | None, pods: Iterable[Manifest]) -> bool:
+    """Whether the strategy depends on free GPUs: under Auto, at the moment at which a running revision is replaced, and
+    while a surge waits for room."""
+    if cr.spec.rollout.strategy is not RolloutStrategy.AUTO or live is None or not live["spec"].get("replicas"):
+        return False
+    return _revision(live) != cr.revision or (Strategy.of(live) is Strategy.SURGE and _is_stuck(cr, pods))
 
 
 def choose_strategy(
@@ -68,13 +66,13 @@ def choose_strategy(
     replaced = Strategy.RECREATE if cr.replicas <= 1 else Strategy.IN_PLACE
     if live is None:
         return replaced
-    if needs_room(cr, live):
-        return replaced if room is None or (room.vacated and not room.free) else Strategy.SURGE
+    if needs_room(cr, live, pods):
+        # Where a surge waits for room the scheduler has the last word on what is free.
+        is_free = room is not None and room.free and _revision(live) != cr.revision
+        return replaced if room is None or (room.vacated and not is_free) else Strategy.SURGE
     chosen = Strategy.of(live)
-    if chosen is Strategy.IN_PLACE or (chosen is Strategy.SURGE and not _is_stuck(cr, pods)):
-        return chosen
     # What was chosen for a single replica is not kept for several: they can give way one after the other.
-    return replaced
+    return replaced if chosen is Strategy.RECREATE else chosen
 
 
 def is_rolled_out(observed: Observed, revision: str) -> bool:

@@ -9,7 +9,7 @@ from samples import custom_resource, live_children, observed, pod
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
-from qwenvl_operator.rollout import Strategy, choose_strategy
+from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
 from qwenvl_operator.room import Room, describe_offers, find_room, free_room
 
 OLD = custom_resource()
@@ -92,6 +92,17 @@ def test_auto_takes_a_surge_back_that_does_not_fit() -> None:
 def test_auto_takes_a_surge_back_for_what_the_old_pod_holds_alone(unscheduled: str, strategy: Strategy) -> None:
     pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False, unscheduled=unscheduled)]
     assert choose_strategy(NEW, deployment(NEW, Strategy.SURGE), pods, room=None) is strategy
+
+
+@pytest.mark.parametrize(
+    ("room", "strategy"),
+    [(Room(free=0, vacated=0), Strategy.SURGE), (FULL, Strategy.RECREATE), (Room(1, 2), Strategy.RECREATE)],
+)
+def test_auto_takes_no_surge_back_for_a_pod_that_would_fit_nowhere_even_then(room: Room, strategy: Strategy) -> None:
+    pods = [pod(OLD, "old", ready=True), pod(NEW, "new", scheduled=False)]
+    live = deployment(NEW, Strategy.SURGE)
+    assert needs_room(NEW, live, pods)
+    assert choose_strategy(NEW, live, pods, room=room) is strategy
 
 
 def test_auto_takes_back_a_surge_that_a_restart_by_hand_began() -> None:
