@@ -10,6 +10,9 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 export PYTHONPATH := tests
 export MYPY_CACHE_DIR := $(CACHE)/mypy
+# What is imported is compiled once, when that happens: all of it would take half a minute, nothing twice the time of each
+# start of vLLM.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-node test-cluster test-unit lint format generate images bench scale clean
 
@@ -102,12 +105,12 @@ clean:
 .venv/unit: pyproject.toml uv.lock | $(UV)
 	@if [ .venv/all -nt uv.lock ] && [ .venv/all -nt pyproject.toml ]; then exit 0; fi; \
 	echo "==> Installing the Python environment (usually 5 s, the first time 30 s)" >&2; \
-	$(UV) sync --quiet --frozen --compile-bytecode --inexact --extra operator --extra front --group test --group lint
+	$(UV) sync --quiet --frozen --inexact --extra operator --extra front --group test --group lint
 	@touch $@
 
 .venv/all: pyproject.toml uv.lock | $(UV)
 	@echo "==> Installing the Python environment with vLLM for the CPU (usually 5 s, the first time 2 min)" >&2
-	@$(UV) sync --quiet --frozen --compile-bytecode --extra operator --extra cpu --group test --group lint
+	@$(UV) sync --quiet --frozen --extra operator --extra cpu --group test --group lint
 	@touch $@ .venv/unit
 
 uv: ;
