@@ -80,8 +80,13 @@ def is_ending(pod: Manifest) -> bool:
 
 
 def has_ended(pod: Manifest) -> bool:
-    """Whether the pod holds nothing any more. A ReplicaSet replaces a pod that failed, and never deletes it."""
+    """Whether the pod holds nothing any more."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_left_behind(pod: Manifest) -> bool:
+    """Whether the pod has ended and nobody takes it away, as a ReplicaSet leaves a pod that failed."""
+    return has_ended(pod) and not pod["metadata"].get("deletionTimestamp")
 
 
 def condition(pod: Manifest, kind: str) -> Manifest:

@@ -10,7 +10,15 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pods import condition, has_ended, is_ending, is_scheduled, lacks_room, revision_of, template_of
+from qwenvl_operator.pods import (
+    condition,
+    is_ending,
+    is_left_behind,
+    is_scheduled,
+    lacks_room,
+    revision_of,
+    template_of,
+)
 from qwenvl_operator.room import Room
 
 
@@ -93,7 +101,7 @@ def is_rolled_out(observed: Observed, revision: str) -> bool:
 
 def awaited_ends(observed: Observed, revision: str) -> list[Manifest]:
     """The pods of other revisions that have yet to end."""
-    return [pod for pod in observed.pods if revision_of(pod) != revision and not has_ended(pod)]
+    return [pod for pod in observed.pods if revision_of(pod) != revision and not is_left_behind(pod)]
 
 
 def has_missed_deadline(observed: Observed) -> bool:

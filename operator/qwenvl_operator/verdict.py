@@ -23,6 +23,7 @@ from qwenvl_operator.pods import (
     has_gate,
     image_of,
     is_ending,
+    is_left_behind,
     is_on_lost_node,
     is_ready,
     is_scheduled,
@@ -93,7 +94,7 @@ def ready_pods(observed: Observed) -> list[Manifest]:
 def _at_rest(facts: Facts) -> Verdict | None:
     if facts.cr.replicas:
         return None
-    if pods := [pod for pod in facts.observed.pods if not has_ended(pod)]:
+    if pods := [pod for pod in facts.observed.pods if not is_left_behind(pod)]:
         return Verdict(Reason.ROLLING_OUT, f"Waiting for {len(pods)} pod(s) to finish and end: {_name_some(pods)}.")
     if facts.cr.spec.suspend:
         return Verdict(Reason.SUSPENDED, "No pods: spec.suspend is true. Set it to false to serve again.", at_rest=True)

@@ -147,6 +147,13 @@ def test_a_failed_pod_does_not_keep_a_resource_from_rest(rest: dict[str, Any]) -
     assert judge(facts(pod(CR, status=FAILED), spec=rest)).at_rest
 
 
+def test_a_pod_that_has_ended_and_is_being_deleted_is_waited_for() -> None:
+    going = pod(CR, "old", revision="old", status=FAILED)
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not judge(facts(going, pod(CR, ready=True, gate=True), **COMPLETE)).ready
+    assert "1 pod(s) to finish and end: old" in judge(facts(going, spec={"suspend": True})).message
+
+
 def test_pods_whose_end_is_awaited_are_named_with_their_nodes() -> None:
     old = [pod(CR, f"old-{n}", revision="old") for n in range(5)]
     verdict = judge(facts(*old, pod(CR, ready=True, gate=True), **COMPLETE))
