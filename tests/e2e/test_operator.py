@@ -170,7 +170,9 @@ def test_scale_and_the_habits_of_rollout(product: Installed) -> None:
     product.node.kubectl("rollout", "restart", f"deployment/{NAME}")
     product.node.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=2m")
     product.wait_ready(NAME)
-    assert names.isdisjoint(pod["metadata"]["name"] for pod in product.pods(NAME))
+    # The old ones drain one after the other, while the new ones serve.
+    wait_until(lambda: names.isdisjoint(pod["metadata"]["name"] for pod in product.pods(NAME)), 60)
+    assert product.node.get("deployment", NAME)["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
 
 
 def test_a_node_drain_lets_running_requests_finish(product: Installed) -> None:
