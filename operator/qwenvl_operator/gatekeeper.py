@@ -69,8 +69,7 @@ class Gatekeeper:
                 refusal = await self._write(pod, decision) or refusal
         self._remember(key, pods, reports)
         awaited = [has_gate(pod) and not gate.is_open(pod) for pod in asked if _name(pod) in unreadable]
-        again = (RETRY if any(awaited) else RETRY_WITHOUT_GATE) if awaited else None
-        again = RETRY if refusal else again
+        again = RETRY if refusal or any(awaited) else RETRY_WITHOUT_GATE if awaited else None
         return Warmups(tuple(reports.values()), unreadable, again, refusal)
 
     async def _read(self, pod: Manifest) -> WarmupReport | str:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 INTERVAL = 1.0
 
 
-async def beat(late: Callable[[float], None], interval: float = INTERVAL) -> None:
+async def beat(late: Callable[[float], None]) -> None:
     """Tell again and again by how many seconds the last pause was longer than it should have been."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + interval
-        await asyncio.sleep(interval)
+        due = loop.time() + INTERVAL
+        await asyncio.sleep(INTERVAL)
         late(loop.time() - due)

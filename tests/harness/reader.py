@@ -17,8 +17,12 @@ import httpx
 from harness.commands import CommandError
 
 _DISCOVERY = {"accept": "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"}
-_FLAGS = {"-n": "namespace", "--namespace": "namespace", "--selector": "labelSelector"}
-_FLAGS["--field-selector"] = "fieldSelector"
+_FLAGS = {
+    "-n": "namespace",
+    "--namespace": "namespace",
+    "--selector": "labelSelector",
+    "--field-selector": "fieldSelector",
+}
 _SHOW_MANAGED = "--show-managed-fields"
 _NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
 
