@@ -14,7 +14,7 @@ export MYPY_CACHE_DIR := $(CACHE)/mypy
 # start of vLLM.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-node test-cluster test-unit lint format generate images bench scale clean
+.PHONY: fuzz rest help demo demo-down check-demo check-test test test-engine test-node test-cluster test-unit test-pure test-component lint format generate images bench scale clean
 
 help:
 	@echo "make demo        a real one-node Kubernetes, the operator, a tiny model, and a question about a picture"
@@ -60,8 +60,15 @@ test-node:
 test-cluster:
 	@QWENVL_TEST_NODE=bare $(PYTEST) tests/unit tests/component tests/cluster tests/e2e/test_node.py | sed --unbuffered "s/^/[cluster] /"
 
+# Side by side, as one of them waits for sockets half of its time.
 test-unit: .venv/unit
-	$(PYTEST) tests/unit tests/component -m "not engine and not process"
+	@$(MAKE) --no-print-directory --jobs=2 test-pure test-component
+
+test-pure: .venv/unit
+	@$(PYTEST) tests/unit -m "not engine and not process" | sed --unbuffered "s/^/[unit] /"
+
+test-component: .venv/unit
+	@$(PYTEST) tests/component -m "not engine and not process" | sed --unbuffered "s/^/[component] /"
 
 # As many hostile requests as FUZZ_REQUESTS says, the same ones for the same FUZZ_SEED.
 fuzz: .venv/unit
