@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
@@ -167,7 +167,7 @@ class KubernetesCluster:
             raise _no_answer(error, call) from error
         if code != 200:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
-        return str(json.loads(answer)["gitVersion"])
+        return str(orjson.loads(answer)["gitVersion"])
 
     async def list_events(self, about: Manifest) -> Sequence[Manifest]:
         metadata = about["metadata"]
@@ -227,7 +227,7 @@ class KubernetesCluster:
         self._metrics.requested(verb, ref.kind, code)
         if not 200 <= code <= 299:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
-        return json.loads(answer)
+        return orjson.loads(answer)
 
     async def _send(self, verb: str, path: str, query: dict[str, str], body: Manifest | None) -> tuple[int, bytes, Any]:
         media_type = "application/apply-patch+yaml" if verb == "patch" else "application/json"
@@ -281,7 +281,7 @@ def _no_answer(error: Exception, call: str) -> ApiError:
 def _refusal(code: int, answer: bytes, retry_after: str | None, call: str) -> ApiError:
     """What the server said; a proxy before it may say it in something else than a Status object."""
     try:
-        status = json.loads(answer)
+        status = orjson.loads(answer)
         reason, message = str(status.get("reason", "")), str(status.get("message", ""))
         causes = (status.get("details") or {}).get("causes", ())
     except (ValueError, AttributeError):

@@ -40,6 +40,19 @@ class Backoffs:
             pause = min(pause * 2, self.cap)
 
 
+class NoDiffs:
+    """For `on.event` handlers nothing is compared, and kopf's copy of each object for it is the most of its time."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return None
+
+
 async def watch(
     feed: Feed, settings: Settings, *, stop: asyncio.Event, clean_up: Callable[[], Awaitable[None]]
 ) -> None:
@@ -146,6 +159,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     # kopf takes its own finalizer off any object that it sees, another kopf operator's objects included.
     settings.persistence.finalizer = UNUSED_FINALIZER
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.networking.error_backoffs = Backoffs()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10

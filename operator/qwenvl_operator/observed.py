@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import orjson
 
 from qwenvl_operator.naming import owner_key
 from qwenvl_operator.objects import Key, Kind, Manifest, Ref, owner_uid, ref_of
@@ -37,11 +38,10 @@ class Packed(NamedTuple):
     def of(cls, manifest: Manifest) -> Packed:
         """Without managedFields, which are half of an object's size and which nothing here reads."""
         metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
-        text = json.dumps({**manifest, "metadata": metadata}, separators=(",", ":"))
-        return cls(_version(manifest), zlib.compress(text.encode(), level=1))
+        return cls(_version(manifest), zlib.compress(orjson.dumps({**manifest, "metadata": metadata}), level=1))
 
     def unpack(self) -> Manifest:
-        manifest: Manifest = json.loads(zlib.decompress(self.data))
+        manifest: Manifest = orjson.loads(zlib.decompress(self.data))
         return manifest
 
 

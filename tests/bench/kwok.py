@@ -107,8 +107,11 @@ def ends() -> dict[str, Any]:
 
 
 def _conditions(conditions: dict[str, str]) -> list[str]:
+    # As the kubelet does: a condition that is False without a reason is of a node that no longer reports.
+    reasons = {"True": "", "False": ", reason: ReadinessGatesNotReady"}
     rows = [
-        f'- {{type: {kind}, status: "{status}", lastTransitionTime: {_NOW}}}' for kind, status in conditions.items()
+        f'- {{type: {kind}, status: "{status}"{reasons[status]}, lastTransitionTime: {_NOW}}}'
+        for kind, status in conditions.items()
     ]
     return ["conditions:", *rows]
 

@@ -34,6 +34,7 @@ _USER = f"system:serviceaccount:{HOME}:{_ACCOUNT}"
 _BATCH = 50
 _READY_S = 1800.0
 _POLL_S = 5.0
+_GLANCE_S = 0.3
 _REST_S = 10.0
 _RESYNC_S = 20.0
 _RESYNCS = 2
@@ -161,6 +162,7 @@ def count_ready(cluster: Cluster) -> int:
 
 
 def has_looked_at(process: OperatorProcess, count: int) -> bool:
+    time.sleep(_GLANCE_S)
     return (
         process.metric("qwenvl_operator_resources") == count
         and (process.metric("qwenvl_operator_reconciles_total", result="success") or 0) >= count

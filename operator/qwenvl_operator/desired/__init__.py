@@ -15,7 +15,7 @@ __all__ = ["Recorded", "desired_children", "emptied", "render"]
 
 def render(cr: CustomResource, runtime_image: str) -> Recorded:
     """What a pod of this revision is made of, by the rules of this version of the operator."""
-    return Recorded(config=config_map.runtime_config(cr), template=pod_template.build(cr, runtime_image))
+    return Recorded.new(config_map.runtime_config(cr), pod_template.build(cr, runtime_image))
 
 
 def desired_children(cr: CustomResource, recorded: Recorded, strategy: Strategy) -> list[Manifest]:

@@ -40,15 +40,25 @@ class Recorded:
 
     config: str
     """The text of the RuntimeConfig file."""
-    template: Manifest
-    """The pod template."""
+    template_text: str
+    """The text of the pod template's file."""
+
+    @property
+    def template(self) -> Manifest:
+        template: Manifest = json.loads(self.template_text)
+        return template
+
+    @classmethod
+    def new(cls, config: str, template: Manifest) -> Recorded:
+        return cls(config, json.dumps(template, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def of(cls, manifest: Manifest) -> Recorded | None:
         """Read it back from the ConfigMap; None if the ConfigMap is not one that `build` made."""
         data = manifest.get("data") or {}
         try:
-            return cls(config=data[CONFIG_FILE], template=json.loads(data[TEMPLATE_FILE]))
+            recorded = cls(data[CONFIG_FILE], data[TEMPLATE_FILE])
+            return recorded if recorded.template else None
         except (KeyError, json.JSONDecodeError):
             return None
 
@@ -61,7 +71,7 @@ def build(cr: CustomResource, recorded: Recorded) -> Manifest:
         immutable=True,
         data={
             CONFIG_FILE: recorded.config,
-            TEMPLATE_FILE: json.dumps(recorded.template, indent=2, sort_keys=True) + "\n",
+            TEMPLATE_FILE: recorded.template_text,
         },
     )
     manifest["metadata"]["labels"] = {**manifest["metadata"]["labels"], REVISION_LABEL: cr.revision}
