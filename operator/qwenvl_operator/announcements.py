@@ -63,6 +63,11 @@ class Announcements:
         self._patience.forget(key)
         return None
 
+    async def warn(self, key: Key, cr: Manifest, reason: Reason, message: str) -> None:
+        """An Event about what is done now, whatever status says then."""
+        logger.warning("%s/%s: %s: %s", *key, reason, message)
+        await self._record(key, cr, "Warning", reason, message)
+
     async def _write(self, cr: Manifest, status: Status) -> None:
         metadata = cr["metadata"]
         identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
@@ -76,18 +81,14 @@ class Announcements:
             return
         logger.info("%s/%s: %s: %s", *key, after["reason"], after["message"])
         troubled = find_condition(status, "Stalled")["status"] == "True" or after["reason"] in TROUBLES
-        event = build_event(
-            cr,
-            "Warning" if troubled else "Normal",
-            after["reason"],
-            after["message"],
-            now=self._now(),
-            instance=self._identity,
-        )
+        await self._record(key, cr, "Warning" if troubled else "Normal", after["reason"], after["message"])
+
+    async def _record(self, key: Key, cr: Manifest, kind: str, reason: str, message: str) -> None:
+        event = build_event(cr, kind, reason, message, now=self._now(), instance=self._identity)
         try:
             await self._cluster.create_event(event)
         except ApiError as error:
-            # Status has said it; nothing waits for an Event.
+            # It is in the log, and of a change in status as well; nothing waits for an Event.
             logger.warning("%s/%s: no Event: %s", *key, error)
 
 

@@ -23,11 +23,18 @@ SNAPSHOT_FAULTS = (Reason.SNAPSHOT_INVALID, Reason.QUANTIZATION_MISMATCH)
 """Nothing else than another snapshot, or another spec, helps against these."""
 HOPELESS = (*SNAPSHOT_FAULTS, Reason.CONTAINER_REFUSED)
 """Once is enough to know that the next start will end like this one."""
-CRASHES = (*_LAST_WORDS.values(), Reason.RUNTIME_CRASHED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_HOST_MEMORY)
+CRASHES = (
+    *_LAST_WORDS.values(),
+    Reason.RUNTIME_CRASHED,
+    Reason.OUT_OF_GPU_MEMORY,
+    Reason.OUT_OF_HOST_MEMORY,
+    Reason.GPU_LOST,
+)
 """Every reason that a container ended for."""
 _ADVICE = {
     Reason.OUT_OF_HOST_MEMORY: "Raise spec.runtime.resources.limits.memory.",
     Reason.OUT_OF_GPU_MEMORY: "Lower spec.engine.maxNumSeqs, spec.engine.maxModelLen or spec.media.maxPixels.",
+    Reason.GPU_LOST: "The pod is replaced after its third end; see the node's kernel log for Xid errors and cordon it.",
     Reason.STARTUP_BUDGET_EXCEEDED: "Raise spec.startup.budget, or see `kubectl logs --previous {pod}`.",
     Reason.WARMUP_FAILED: "`kubectl logs --previous {pod}` has what the engine says to it.",
     Reason.ENGINE_CRASHED: "`kubectl logs --previous {pod}` has the rest.",
@@ -38,6 +45,13 @@ _NEVER_STARTED = ("StartError", "ContainerCannotRun")
 # torch, and vLLM where the weights left no room for the KV cache.
 _GPU_MEMORY = re.compile(
     r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|available KV cache memory"
+)
+# Errors that only other hardware helps against, as cudaGetErrorString (CUDA Runtime API, "Error Handling") and NVML say
+# them. That there is no device at all is more often a node whose container runtime is not set up.
+_GPU_LOST = re.compile(
+    r"(?i)uncorrectable (?:ECC|NVLink) error|GPU is lost|fallen off the bus|hardware stack error|"
+    r"CUDA-capable device\(s\) is/are busy or unavailable|"
+    r"Unable to determine the device handle|GPU requires reset|\bXid\b"
 )
 # The scheduler's plugins for volumes.
 _VOLUME = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent volume|volume node affinity")
@@ -52,6 +66,8 @@ def crash_reason(container: Container) -> Reason:
     reason = _LAST_WORDS.get(container.last_words.partition(":")[0], Reason.RUNTIME_CRASHED)
     if reason is Reason.ENGINE_CRASHED and _GPU_MEMORY.search(container.last_words):
         return Reason.OUT_OF_GPU_MEMORY
+    if reason is Reason.ENGINE_CRASHED and _GPU_LOST.search(container.last_words):
+        return Reason.GPU_LOST
     return reason
 
 

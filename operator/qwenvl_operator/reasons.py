@@ -34,6 +34,7 @@ class Reason(StrEnum):
     WARMUP_FAILED = "WarmupFailed"
     OUT_OF_GPU_MEMORY = "OutOfGPUMemory"
     OUT_OF_HOST_MEMORY = "OutOfHostMemory"
+    GPU_LOST = "GPULost"
     REPORT_UNREADABLE = "WarmupReportUnreadable"
     PODS_REFUSED = "PodsRefused"
     QUOTA_EXCEEDED = "QuotaExceeded"

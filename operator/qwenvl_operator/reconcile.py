@@ -26,6 +26,7 @@ from qwenvl_operator.permissions import Denials
 from qwenvl_operator.plan import make_plan, refuse_foreign
 from qwenvl_operator.pods import revision_of
 from qwenvl_operator.reasons import Reason
+from qwenvl_operator.replacement import explain, pods_to_replace
 from qwenvl_operator.reports import Reports
 from qwenvl_operator.rollout import Strategy, choose_strategy, needs_room
 from qwenvl_operator.settings import Settings
@@ -81,6 +82,7 @@ class Reconciler:
         warmups = await self._gatekeeper.tend(key, observed.pods, untold=untold)
         try:
             cr, again = await self._make_so(key, observed)
+            await self._replace_pods(key, observed)
             if warmups.refusal:
                 raise warmups.refusal
         except InvalidSpec as error:
@@ -155,6 +157,11 @@ class Reconciler:
         for live in plan.prune:
             await self._children.delete(cr.key, live)
         return None if have_stayed else UNDONE_RETRY
+
+    async def _replace_pods(self, key: Key, observed: Observed) -> None:
+        for pod in pods_to_replace(observed.pods):
+            await self._announcements.warn(key, observed.cr, Reason.GPU_LOST, explain(pod))
+            await self._children.delete(key, pod)
 
     def _recorded(self, cr: CustomResource, observed: Observed) -> Recorded:
         ref = Ref(Kind.CONFIG_MAP, cr.key.namespace, config_map_name(cr.key, cr.revision))

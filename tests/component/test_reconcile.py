@@ -933,6 +933,45 @@ async def test_a_crash_is_told_as_a_warning() -> None:
     assert "ENGINE_DIED" in event["note"]
 
 
+LOST_GPU = "ENGINE_DIED: exit code 1: torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+
+
+@pytest.mark.parametrize(
+    ("words", "restarts", "running", "replaced"),
+    [
+        (LOST_GPU, 2, False, True),
+        (LOST_GPU, 1, False, False),
+        (LOST_GPU, 2, True, False),
+        (
+            "ENGINE_DIED: exit code 1: RuntimeError: CUDA error: an illegal memory access was encountered",
+            9,
+            False,
+            False,
+        ),
+        ("ENGINE_DIED: torch.OutOfMemoryError: CUDA out of memory", 9, False, False),
+    ],
+)
+async def test_a_pod_that_ends_again_and_again_for_its_gpu_is_replaced(
+    words: str, restarts: int, running: bool, replaced: bool
+) -> None:
+    world = World()
+    await serve(world)
+    end = {"terminated": {"exitCode": 10, "reason": "Error", "message": words}}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    state = {"running": {"startedAt": "2027-01-15T08:00:00Z"}} if running else waits
+
+    def crash(pod: Manifest) -> None:
+        pod["status"]["containerStatuses"][0].update(ready=False, state=state, lastState=end, restartCount=restarts)
+        pod["status"]["conditions"][-1] = {"type": "Ready", "status": "False"}
+
+    world.cluster.edit(POD, crash)
+    await world.reconcile()
+    assert (await world.cluster.get(POD) is None) is replaced
+    told = [event["note"] for event in world.cluster.all(Kind.EVENT) if "is replaced:" in event["note"]]
+    assert [note for note in told if "node-a" in note and "ended 3 times" in note] == told
+    assert bool(told) is replaced
+
+
 async def test_a_deleted_resource_is_left_to_the_garbage_collector() -> None:
     world = World()
     await serve(world)

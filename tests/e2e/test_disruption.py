@@ -12,6 +12,7 @@ from harness.installed import Installed, Object, container_of, load, streaming, 
 pytestmark = pytest.mark.timeout(300)
 NAME = "busy"
 LONE = "lone"
+BROKEN = "broken"
 SECONDS = 0.3
 """Between two events of a stream."""
 LENGTHS = (1, 2, 5, 9, 14, 19, 23, 23)
@@ -97,6 +98,25 @@ def test_a_lost_gpu_is_missed_when_the_pod_needs_it_again(lone: Installed) -> No
     assert lone.condition(LONE, "Available")["status"] == "False"
     lone.node.set_gpus(1)
     lone.wait_ready(LONE)
+
+
+def test_a_pod_with_a_broken_gpu_gives_way_to_another(installed: Installed) -> None:
+    failure = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    installed.apply(BROKEN, engine=engine(start_failure=failure))
+    installed.wait_reason(BROKEN, "GPULost")
+    (first,) = installed.pods(BROKEN)
+    assert failure in installed.condition(BROKEN, "Ready")["message"]
+    is_gone = f"pod/{first['metadata']['name']}"
+    installed.kubectl("wait", "--for=delete", is_gone, "--timeout=120s")
+    wait_until(lambda: bool(installed.pods(BROKEN)), 30)
+    events = json.loads(installed.kubectl("get", "events.events.k8s.io", "--output=json"))["items"]
+    (told,) = [event for event in events if f"Pod {first['metadata']['name']} is replaced:" in event["note"]]
+    assert (told["type"], told["reason"]) == ("Warning", "GPULost")
+    assert f"a GPU of node {installed.node.name} does not work" in told["note"]
+    # Healed, as on another node.
+    installed.patch(BROKEN, engine=engine())
+    installed.wait_ready(BROKEN)
+    installed.remove(BROKEN)
 
 
 def test_a_node_that_falls_silent_and_comes_back_holds_one_replica(lone: Installed) -> None:

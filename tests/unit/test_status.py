@@ -90,6 +90,10 @@ STATES = {
         "Stalled",
     ),
     Reason.OUT_OF_HOST_MEMORY: (facts(crashed("", exit_reason="OOMKilled")), "Stalled"),
+    Reason.GPU_LOST: (
+        facts(crashed("ENGINE_DIED: torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered")),
+        "Stalled",
+    ),
     Reason.VOLUME_UNAVAILABLE: (
         facts(pod(CR, scheduled=False, unscheduled='0/1 nodes: persistentvolumeclaim "weights" not found.')),
         "Reconciling",

@@ -60,7 +60,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  # One that has a broken GPU is replaced.
+  verbs: [get, list, watch, delete]
 # The readiness gate of the runtime pods.
 - apiGroups: [""]
   resources: [pods/status]

@@ -104,6 +104,7 @@ def _rights_in(namespace: str) -> list[Right]:
         _right("update", cr, namespace, "finalizers"),
         *(_right(verb, kind.value, namespace) for kind in WATCHED_KINDS for verb in ("get", "list", "watch")),
         *(_right(verb, kind.value, namespace) for kind in CHILD_KINDS for verb in ("create", "patch", "delete")),
+        _right("delete", Kind.POD.value, namespace),
         _right("patch", Kind.POD.value, namespace, "status"),
         *(_right(verb, Kind.EVENT.value, namespace) for verb in ("create", "list")),
     ]
