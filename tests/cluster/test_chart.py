@@ -225,13 +225,14 @@ NEEDED = [
     *((verb, resource_of(kind)) for kind in CHILD_KINDS for verb in ("get", "create", "patch", "delete")),
     ("patch", "qwenvldeployments/status.qwenvl.io"),
     ("update", "qwenvldeployments/finalizers.qwenvl.io"),
+    ("delete", "pods"),
     ("patch", "pods/status"),
     ("create", "events.events.k8s.io"),
     ("list", "events.events.k8s.io"),
 ]
 REFUSED = [
     *((verb, "secrets") for verb in ("get", "list", "watch", "create")),
-    *((verb, "pods") for verb in ("create", "delete", "patch", "update")),
+    *((verb, "pods") for verb in ("create", "deletecollection", "patch", "update")),
     ("create", "pods/exec"),
     ("get", "pods/log"),
     ("get", "nodes/proxy"),

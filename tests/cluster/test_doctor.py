@@ -195,7 +195,7 @@ def test_where_all_is_well_nothing_is_wrong(well: Scene) -> None:
     cluster, resource = well.ask(), well.ask("reports")
     assert [*cluster.wrong(), *cluster.skipped(), *resource.wrong()] == []
     assert cluster.code == resource.code == 0
-    assert cluster.of("rights") == "the operator has all 44 that it needs"
+    assert cluster.of("rights") == "the operator has all 45 that it needs"
     assert cluster.of(RESOURCE) == "2 on 1 node(s) (unlabelled), 2 free"
     assert resource.of("nodes").endswith("may take its pods, with room for 2 more")
     assert resource.of("claim weights") == "is Bound, ReadOnlyMany"
@@ -297,7 +297,7 @@ def test_the_operator_may_ask_about_its_own_rights(well: Scene) -> None:
     account = f"--serviceaccount={well.home}:qwenvl-operator"
     well.cluster.kubectl("create", "rolebinding", "finder", "--role=finder", account, where)
     answer = well.ask("reports", kubeconfig=well.account("qwenvl-operator", well.home))
-    assert answer.of("rights") == "the operator has all 44 that it needs"
+    assert answer.of("rights") == "the operator has all 45 that it needs"
     assert answer.of("lease").startswith("pod-a renewed it")
     assert "nodes: needs: list nodes" in answer.skipped()
     assert answer.wrong() == []

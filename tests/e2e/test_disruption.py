@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 NAME = "busy"
 LONE = "lone"
 BROKEN = "broken"
+LOST_GPU = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
 SECONDS = 0.3
 """Between two events of a stream."""
 LENGTHS = (1, 2, 5, 9, 14, 19, 23, 23)
@@ -42,6 +43,14 @@ def lone(installed: Installed) -> Iterator[Installed]:
     installed.wait_ready(LONE)
     yield installed
     installed.remove(LONE)
+
+
+@pytest.fixture
+def broken(installed: Installed) -> Iterator[Installed]:
+    """One replica with a GPU that does not work."""
+    installed.apply(BROKEN, engine=engine(start_failure=LOST_GPU))
+    yield installed
+    installed.remove(BROKEN)
 
 
 def test_a_revision_that_crashes_is_tried_once_beside_the_old_one(served: Installed) -> None:
@@ -100,23 +109,23 @@ def test_a_lost_gpu_is_missed_when_the_pod_needs_it_again(lone: Installed) -> No
     lone.wait_ready(LONE)
 
 
-def test_a_pod_with_a_broken_gpu_gives_way_to_another(installed: Installed) -> None:
-    failure = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
-    installed.apply(BROKEN, engine=engine(start_failure=failure))
-    installed.wait_reason(BROKEN, "GPULost")
-    (first,) = installed.pods(BROKEN)
-    assert failure in installed.condition(BROKEN, "Ready")["message"]
-    is_gone = f"pod/{first['metadata']['name']}"
-    installed.kubectl("wait", "--for=delete", is_gone, "--timeout=120s")
-    wait_until(lambda: bool(installed.pods(BROKEN)), 30)
-    events = json.loads(installed.kubectl("get", "events.events.k8s.io", "--output=json"))["items"]
-    (told,) = [event for event in events if f"Pod {first['metadata']['name']} is replaced:" in event["note"]]
+def test_a_pod_with_a_broken_gpu_gives_way_to_another(broken: Installed) -> None:
+    broken.wait_reason(BROKEN, "GPULost")
+    assert LOST_GPU in broken.condition(BROKEN, "Ready")["message"]
+
+    def replaced() -> list[Object]:
+        events = json.loads(broken.kubectl("get", "events.events.k8s.io", "--output=json"))["items"]
+        return [event for event in events if " is replaced: " in event.get("note", "")]
+
+    wait_until(lambda: bool(replaced()), 60)
+    told = replaced()[0]
     assert (told["type"], told["reason"]) == ("Warning", "GPULost")
-    assert f"a GPU of node {installed.node.name} does not work" in told["note"]
-    # Healed, as on another node.
-    installed.patch(BROKEN, engine=engine())
-    installed.wait_ready(BROKEN)
-    installed.remove(BROKEN)
+    assert f"a GPU of node {broken.node.name} does not work" in told["note"]
+    name = told["note"].split()[1]
+    wait_until(lambda: {pod["metadata"]["name"] for pod in broken.pods(BROKEN)} - {name} != set(), 30)
+    # Healed, as by another GPU.
+    broken.patch(BROKEN, engine=engine())
+    broken.wait_ready(BROKEN)
 
 
 def test_a_node_that_falls_silent_and_comes_back_holds_one_replica(lone: Installed) -> None:
