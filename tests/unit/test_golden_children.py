@@ -54,3 +54,9 @@ def test_what_is_recorded_is_what_is_read_back() -> None:
     assert config_map["kind"] == Kind.CONFIG_MAP.value.kind
     assert Recorded.of(config_map) == recorded
     assert Recorded.of({**config_map, "data": {"runtime.json": "{}"}}) is None
+
+
+@pytest.mark.parametrize("template", ["", "{", "{}"])
+def test_what_is_no_template_is_not_read_back(template: str) -> None:
+    manifest = {"data": {"runtime.json": "{}", "pod-template.json": template}}
+    assert Recorded.of(manifest) is None

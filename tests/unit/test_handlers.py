@@ -129,6 +129,12 @@ def test_kopf_is_asked_to_write_nothing_and_to_need_no_more_rights() -> None:
     assert isinstance(settings.watching.server_timeout, int)
 
 
+def test_kopf_copies_no_object_for_diffs_that_nobody_asks_for() -> None:
+    storage = build_settings().persistence.diffbase_storage
+    assert storage.build(body=kopf.Body({"spec": {"replicas": 2}})) == {}
+    assert storage.fetch(body=kopf.Body({"spec": {"replicas": 2}})) is None
+
+
 def test_a_silent_watch_is_given_up_some_seconds_after_a_bookmark_is_overdue() -> None:
     assert 62 < build_settings().watching.inactivity_timeout <= 70
 
