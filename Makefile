@@ -61,7 +61,7 @@ test-cluster:
 	@QWENVL_TEST_NODE=bare $(PYTEST) tests/unit tests/component tests/cluster tests/e2e/test_node.py | sed --unbuffered "s/^/[cluster] /"
 
 # Side by side, as one of them waits for sockets half of its time.
-test-unit: .venv/unit
+test-unit:
 	@$(MAKE) --no-print-directory --jobs=2 test-pure test-component
 
 test-pure: .venv/unit

@@ -53,6 +53,7 @@ _GPU_LOST = re.compile(
     r"CUDA-capable device\(s\) is/are busy or unavailable|"
     r"Unable to determine the device handle|GPU requires reset|\bXid\b"
 )
+_GPU_WORDS = {Reason.OUT_OF_GPU_MEMORY: _GPU_MEMORY, Reason.GPU_LOST: _GPU_LOST}
 # The scheduler's plugins for volumes.
 _VOLUME = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent volume|volume node affinity")
 
@@ -64,10 +65,8 @@ def crash_reason(container: Container) -> Reason:
     if container.last_exit_reason == "OOMKilled":
         return Reason.OUT_OF_HOST_MEMORY
     reason = _LAST_WORDS.get(container.last_words.partition(":")[0], Reason.RUNTIME_CRASHED)
-    if reason is Reason.ENGINE_CRASHED and _GPU_MEMORY.search(container.last_words):
-        return Reason.OUT_OF_GPU_MEMORY
-    if reason is Reason.ENGINE_CRASHED and _GPU_LOST.search(container.last_words):
-        return Reason.GPU_LOST
+    if reason is Reason.ENGINE_CRASHED:
+        return next((cause for cause, words in _GPU_WORDS.items() if words.search(container.last_words)), reason)
     return reason
 
 

@@ -18,7 +18,8 @@ each other where every GPU is broken."""
 
 
 def pods_to_replace(pods: Iterable[Manifest]) -> list[Manifest]:
-    """The pods whose container has ended again and again for its GPU's sake, and does not run now."""
+    """The pods whose container has ended again and again, the last time for a GPU that does not work, and does not
+    run now."""
     return [pod for pod in pods if not is_ending(pod) and _has_lost_gpu(pod)]
 
 
@@ -26,8 +27,8 @@ def explain(pod: Manifest) -> str:
     """What is said of the pod as it is taken away."""
     state, name, node = container(pod), pod["metadata"]["name"], pod["spec"]["nodeName"]
     return (
-        f"Pod {name} is replaced: its container has ended {state.restarts + 1} times because a GPU of node {node} does "
-        f"not work, last with {state.last_exit}"
+        f"Pod {name} is replaced: its container has ended {state.restarts + 1} times, and a GPU of node {node} does "
+        f"not work: {state.last_exit}"
     )
 
 
@@ -36,6 +37,5 @@ def _has_lost_gpu(pod: Manifest) -> bool:
     return (
         state.running_since is None
         and state.restarts >= RESTARTS_BEFORE_REPLACED
-        and bool(state.last_exit)
         and crash_reason(state) is Reason.GPU_LOST
     )

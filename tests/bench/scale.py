@@ -162,7 +162,7 @@ def count_ready(cluster: Cluster) -> int:
 
 
 def has_looked_at(process: OperatorProcess, count: int) -> bool:
-    time.sleep(_GLANCE_S)
+    time.sleep(_GLANCE_S)  # the page of metrics is made by the process that is measured
     return (
         process.metric("qwenvl_operator_resources") == count
         and (process.metric("qwenvl_operator_reconciles_total", result="success") or 0) >= count

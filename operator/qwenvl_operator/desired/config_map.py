@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from qwenvl_operator.api.quantity import parse_quantity
 from qwenvl_operator.api.v1alpha1 import Verification
@@ -43,7 +44,7 @@ class Recorded:
     template_text: str
     """The text of the pod template's file."""
 
-    @property
+    @cached_property
     def template(self) -> Manifest:
         template: Manifest = json.loads(self.template_text)
         return template
