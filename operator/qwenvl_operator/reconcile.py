@@ -14,6 +14,7 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
+from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec, derive_fit
 from qwenvl_operator.gatekeeper import Gatekeeper, Warmups
@@ -33,7 +34,6 @@ from qwenvl_operator.settings import Settings
 from qwenvl_operator.snapshots import loading_pods, read_progress
 from qwenvl_operator.status import Status, derive_problem_status, derive_status, known_fit
 from qwenvl_operator.surroundings import Surroundings
-from qwenvl_operator.verdict import Facts, Verdict
 
 PAST_RETRY = 0.1
 # What a write left as it was, by the doing of a webhook, is tried again until it is clear that it is no accident.

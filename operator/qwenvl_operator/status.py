@@ -9,14 +9,16 @@ from pydantic import BaseModel, ValidationError
 from qwenvl_operator.api.v1alpha1 import FitStatus, QwenVLDeploymentStatus, SnapshotStatus, WarmupStatus
 from qwenvl_operator.causes import tell_unplaced
 from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.gate import is_open
 from qwenvl_operator.naming import endpoint, selector
 from qwenvl_operator.objects import Key
 from qwenvl_operator.observed import Observed
+from qwenvl_operator.pod_verdict import judge_unplaced
 from qwenvl_operator.pods import container, has_gate, is_scheduled, is_unschedulable, revision_of, timestamp
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.snapshots import derive_snapshot, judge_snapshot
-from qwenvl_operator.verdict import Facts, Verdict, judge, judge_unplaced, living_pods, ready_pods
+from qwenvl_operator.verdict import judge, living_pods, ready_pods
 from qwenvl_runtime.config import WarmupReport
 
 Status = dict[str, Any]

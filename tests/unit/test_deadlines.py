@@ -6,7 +6,7 @@ import pytest
 from samples import custom_resource
 
 from qwenvl_operator.deadlines import PROBE_PERIOD, Deadlines
-from qwenvl_operator.verdict import CRASHES_BEFORE_STALLED
+from qwenvl_operator.pod_verdict import CRASHES_BEFORE_STALLED
 
 MINUTE = 60
 

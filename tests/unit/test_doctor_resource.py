@@ -26,12 +26,13 @@ from samples import KEY, NOW, STARTED, cr_manifest, custom_resource, live_childr
 from qwenvl_operator.doctor.findings import Finding, Level
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings
 from qwenvl_operator.doctor.resource_checks import check_resource
+from qwenvl_operator.facts import Facts
 from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import timestamp
 from qwenvl_operator.reasons import Reason
-from qwenvl_operator.verdict import Facts, judge
+from qwenvl_operator.verdict import judge
 
 WELL = cluster()
 AWAY = cluster(operators=[operator(lease=lease(renewed=NOW - 7200))])

@@ -9,10 +9,10 @@ import pytest
 from lupa.lua51 import LuaRuntime  # the version that Argo CD embeds
 from samples import KEY, NOW, cr_manifest, custom_resource, live_children, observed, pod
 
+from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import derive_problem_status, derive_status, find_condition
-from qwenvl_operator.verdict import Facts, Verdict
 
 SCRIPT = (Path(__file__).parents[2] / "docs/argocd/health.lua").read_text()
 CR = custom_resource()

@@ -13,6 +13,7 @@ from samples import KEY, NOW, cr_manifest, custom_resource, live_children, obser
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import desired_children, render
+from qwenvl_operator.facts import Facts
 from qwenvl_operator.naming import labels
 from qwenvl_operator.objects import Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Observed, Store
@@ -20,7 +21,6 @@ from qwenvl_operator.plan import Plan, make_plan
 from qwenvl_operator.pods import parse_time
 from qwenvl_operator.rollout import Strategy, is_rolled_out
 from qwenvl_operator.status import Status, derive_status, find_condition, is_same
-from qwenvl_operator.verdict import Facts
 
 SPECS = st.fixed_dictionaries(
     {},

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from samples import NOW, cr_manifest, custom_resource, live_children, observed, pod, report
 
+from qwenvl_operator.facts import Facts
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.snapshots import loading_pods
 from qwenvl_operator.status import derive_status, find_condition
-from qwenvl_operator.verdict import Facts, judge
+from qwenvl_operator.verdict import judge
 from qwenvl_runtime.config import SnapshotReport
 
 DIGEST = "sha256:" + "a" * 64

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from samples import NOW, cr_manifest, custom_resource, live_children, observed, pod, report
 
+from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import derive_problem_status, derive_status, find_condition, is_same
-from qwenvl_operator.verdict import Facts, Verdict, judge
+from qwenvl_operator.verdict import judge
 from qwenvl_runtime.config import SnapshotReport
 
 CR = custom_resource()

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings, Unread
+from qwenvl_operator.facts import Facts
 from qwenvl_operator.fitness import derive_fit
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.pods import is_scheduled
 from qwenvl_operator.status import known_fit
-from qwenvl_operator.verdict import Facts, living_pods
+from qwenvl_operator.verdict import living_pods
 
 
 @dataclass(frozen=True)

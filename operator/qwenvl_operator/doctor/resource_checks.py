@@ -12,11 +12,13 @@ from qwenvl_operator.doctor.needs_checks import check_needs
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings, Unread
 from qwenvl_operator.doctor.room_checks import check_quotas, check_room
 from qwenvl_operator.errors import InvalidSpec, Waiting
+from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Key, Manifest, ref_of
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.plan import refuse_foreign
+from qwenvl_operator.pod_verdict import judge_pod
 from qwenvl_operator.pods import container, is_ending, is_ready, parse_time
-from qwenvl_operator.verdict import Facts, Verdict, judge, judge_pod
+from qwenvl_operator.verdict import judge
 
 SHOWN_EVENTS = 3
 
