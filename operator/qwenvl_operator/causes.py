@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.permissions import Permission
-from qwenvl_operator.pods import Container, condition, is_unschedulable
+from qwenvl_operator.pods import Container, condition, container, is_unschedulable, runtime_of
 from qwenvl_operator.reasons import Reason
 
 # The names with which the runtime's last words begin.
@@ -32,7 +33,6 @@ CRASHES = (
 )
 """Every reason that a container ended for."""
 _ADVICE = {
-    Reason.OUT_OF_HOST_MEMORY: "Raise spec.runtime.resources.limits.memory.",
     Reason.OUT_OF_GPU_MEMORY: "Lower spec.engine.maxNumSeqs, spec.engine.maxModelLen or spec.media.maxPixels.",
     Reason.GPU_LOST: "The pod is replaced after its third end; see the node's kernel log for Xid errors and cordon it.",
     Reason.STARTUP_BUDGET_EXCEEDED: "Raise spec.startup.budget, or see `kubectl logs --previous {pod}`.",
@@ -42,9 +42,13 @@ _ADVICE = {
 }
 # The container never ran: the kubelet's words for that.
 _NEVER_STARTED = ("StartError", "ContainerCannotRun")
-# torch, and vLLM where the weights left no room for the KV cache.
+# vLLM, where somebody else holds memory of the GPU, and where the weights leave no room for the KV cache.
+_GPU_SHARED = re.compile(r"is less than desired GPU memory utilization")
+_NO_CACHE = re.compile(r"No available memory for the cache blocks|available KV cache memory")
+# torch, the CUDA runtime and driver, and cuBLAS.
 _GPU_MEMORY = re.compile(
-    r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|available KV cache memory"
+    rf"CUDA out of memory|OutOfMemoryError|CUDA (?:driver )?error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+    rf"{_GPU_SHARED.pattern}|{_NO_CACHE.pattern}"
 )
 # Errors that only other hardware helps against, as cudaGetErrorString (CUDA Runtime API, "Error Handling") and NVML say
 # them. That there is no device at all is more often a node whose container runtime is not set up.
@@ -54,8 +58,10 @@ _GPU_LOST = re.compile(
     r"Unable to determine the device handle|GPU requires reset|\bXid\b"
 )
 _GPU_WORDS = {Reason.OUT_OF_GPU_MEMORY: _GPU_MEMORY, Reason.GPU_LOST: _GPU_LOST}
-# The scheduler's plugins for volumes.
-_VOLUME = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent volume|volume node affinity")
+# The scheduler's plugins VolumeBinding, VolumeZone and VolumeRestrictions.
+_VOLUME = re.compile(r"(?i)persistent ?volume|pvc\(s\)|VolumeBinding|volume node affinity|storageclass|free storage")
+# Its plugins NodeAffinity and TaintToleration.
+_KEPT_OUT = re.compile(r"node affinity/selector|untolerated taint")
 
 
 def crash_reason(container: Container) -> Reason:
@@ -70,14 +76,43 @@ def crash_reason(container: Container) -> Reason:
     return reason
 
 
-def advise(reason: Reason, pod: str) -> str:
-    """What to do about a crash where its last words do not say it; empty where they do."""
-    return _ADVICE.get(reason, "").format(pod=pod)
+def advise(pod: Manifest) -> str:
+    """What to do about a pod's last crash where its last words do not say it; empty where they do."""
+    state = container(pod)
+    reason = crash_reason(state)
+    if reason is Reason.OUT_OF_HOST_MEMORY:
+        return _advise_memory(pod)
+    if reason is Reason.OUT_OF_GPU_MEMORY and _GPU_SHARED.search(state.last_words):
+        return "Something else holds memory of this GPU: end it, or lower spec.engine.gpuMemoryUtilization."
+    if reason is Reason.OUT_OF_GPU_MEMORY and _NO_CACHE.search(state.last_words):
+        return "Raise spec.engine.gpuMemoryUtilization, or lower spec.engine.maxModelLen or spec.media.maxPixels."
+    return _ADVICE.get(reason, "").format(pod=pod["metadata"]["name"])
 
 
-def unscheduled_reason(message: str) -> Reason:
-    """Why the scheduler places no pod although there may be GPUs."""
-    return Reason.VOLUME_UNAVAILABLE if _VOLUME.search(message) else Reason.UNSCHEDULABLE
+def _advise_memory(pod: Manifest) -> str:
+    if "memory" in runtime_of(pod).get("resources", {}).get("limits", {}):
+        return "Raise spec.runtime.resources.limits.memory."
+    return (
+        "It has no limit of its own: the node is out of memory. Say in spec.runtime.resources.requests.memory what the"
+        " pod needs, so that it gets a node that has it."
+    )
+
+
+def was_evicted_for_memory(pod: Manifest) -> bool:
+    """Whether the kubelet evicted the pod since its node ran out of memory."""
+    status = pod["status"]
+    return status.get("reason") == "Evicted" and "low on resource: memory" in status.get("message", "")
+
+
+def unscheduled_reason(cr: CustomResource, message: str) -> Reason:
+    """Why the scheduler places no pod. A GPU is missing as well where all are on nodes that may not be gone to."""
+    accelerator = cr.spec.hardware.accelerator.resource
+    if not cr.on_cpu and f"Insufficient {accelerator}" in message:
+        return Reason.WAITING_FOR_GPU
+    if _VOLUME.search(message):
+        return Reason.VOLUME_UNAVAILABLE
+    kept_out = not cr.on_cpu and _KEPT_OUT.search(message) and "Insufficient" not in message
+    return Reason.WAITING_FOR_GPU if kept_out else Reason.UNSCHEDULABLE
 
 
 def tell_unplaced(pod: Manifest) -> str:
@@ -88,7 +123,7 @@ def tell_unplaced(pod: Manifest) -> str:
         return f"Pod {name} fits no node since {scheduled.get('lastTransitionTime')}: {message}"
     if reason := scheduled.get("reason"):
         return f"Pod {name} has no node: {reason}: {message}"
-    return f"Pod {name} has no node: the scheduler has not looked at it yet."
+    return f"Pod {name} has no node: the scheduler has not looked at it yet, or waits for a volume to be made."
 
 
 def explain_refusal(error: ApiError) -> tuple[Reason, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.objects import Manifest
-from qwenvl_operator.pods import condition, container, is_ending, is_scheduled, parse_time, revision_of
+from qwenvl_operator.pods import PREPARING, condition, container, is_ending, is_scheduled, parse_time, revision_of
 from qwenvl_operator.reasons import Reason
 
 PATIENCE = 10.0
@@ -40,7 +40,7 @@ def awaited_pods(cr: CustomResource, pods: Iterable[Manifest]) -> list[Manifest]
         if revision_of(pod) == cr.revision
         and is_scheduled(pod)
         and not is_ending(pod)
-        and container(pod).waiting_reason in ("", "ContainerCreating")
+        and container(pod).waiting_reason in ("", *PREPARING)
         and not container(pod).id
     ]
 

@@ -13,20 +13,33 @@ from qwenvl_operator.gate import is_open
 from qwenvl_operator.naming import GATE, config_map_name
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import (
+    PREPARING,
     Container,
+    blocking_init_container,
     condition,
     container,
     has_gate,
-    image_of,
     is_on_lost_node,
     is_scheduled,
     parse_time,
     revision_of,
+    runtime_of,
 )
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.snapshots import describe
 
 CRASHES_BEFORE_STALLED = 3
+# Of pkg/kubelet/images/types.go.
+_IMAGE_FAULTS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+)
+_NO_FAULTS = ("", *PREPARING, "CrashLoopBackOff")
 
 
 def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
@@ -48,20 +61,33 @@ def judge_pod(pod: Manifest, facts: Facts) -> Verdict:
 
 def _judge_waiting(pod: Manifest, facts: Facts) -> Verdict:
     name, state = pod["metadata"]["name"], container(pod)
-    if state.waiting_reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-        message = f"Pod {name} cannot pull {image_of(pod)}: {state.waiting_message}"
+    if state.waiting_reason in _IMAGE_FAULTS:
+        message = f"Pod {name} cannot pull {runtime_of(pod)['image']}: {state.waiting_message}"
         return Verdict(Reason.IMAGE_PULL_FAILED, f"{message} {_advise_image(pod, facts.cr)}".rstrip(), stalled=True)
-    if state.waiting_reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        return Verdict(
-            Reason.CONTAINER_REFUSED, f"Pod {name} cannot start its container: {state.waiting_message}", stalled=True
-        )
+    if state.waiting_reason not in _NO_FAULTS:
+        message = f"Pod {name} cannot start its container: {state.waiting_reason}: {state.waiting_message}"
+        return Verdict(Reason.CONTAINER_REFUSED, message, stalled=True)
     if state.last_exit:
         reason = crash_reason(state)
         stalled = _is_looping(state, facts) or reason in HOPELESS
         return Verdict(reason, _tell_crashes(pod, state.restarts + 1), stalled=stalled)
     if obstacle := facts.obstacles.get(name):
         return Verdict(obstacle.reason, f"Node {pod['spec']['nodeName']} cannot start pod {name}: {obstacle.note}")
+    if blocking := blocking_init_container(pod):
+        return _judge_init_container(name, *blocking)
     return Verdict(Reason.STARTING_CONTAINER, f"Pod {name} is scheduled; its image and volumes are being prepared.")
+
+
+def _judge_init_container(pod: str, name: str, state: Container) -> Verdict:
+    message = f"Pod {pod} waits for its init container {name}, which the operator has not put in"
+    said = state.last_exit if state.waiting_reason == "CrashLoopBackOff" else state.waiting_message
+    if state.waiting_reason in _IMAGE_FAULTS:
+        return Verdict(Reason.IMAGE_PULL_FAILED, f"{message}: {state.waiting_reason}: {said}", stalled=True)
+    if state.waiting_reason not in ("", *PREPARING):
+        stalled = state.waiting_reason != "CrashLoopBackOff" or state.restarts >= CRASHES_BEFORE_STALLED
+        return Verdict(Reason.CONTAINER_REFUSED, f"{message}: {state.waiting_reason}: {said}", stalled=stalled)
+    ended = f", and which has ended with {state.last_exit}" if state.last_exit else ""
+    return Verdict(Reason.STARTING_CONTAINER, f"{message}{ended}.")
 
 
 def _advise_image(pod: Manifest, cr: CustomResource) -> str:
@@ -85,7 +111,7 @@ def _tell_crashes(pod: Manifest, times: int) -> str:
     name, state = pod["metadata"]["name"], container(pod)
     message = f"Pod {name} has ended {times} time(s), last with {state.last_exit}"
     end = "" if message.endswith((".", "?")) else "."
-    return f"{message}{end} {advise(crash_reason(state), name)}".rstrip()
+    return f"{message}{end} {advise(pod)}".rstrip()
 
 
 def _judge_running(pod: Manifest, facts: Facts) -> Verdict:
@@ -141,10 +167,10 @@ def judge_unplaced(pod: Manifest, facts: Facts) -> Verdict:
     if not scheduled.get("reason"):
         # Every pod begins like this; it lasts where no scheduler is at work.
         return Verdict(Reason.STARTING_CONTAINER, message)
-    accelerator = cr.spec.hardware.accelerator
-    if cr.on_cpu or f"Insufficient {accelerator.resource}" not in said:
-        return Verdict(unscheduled_reason(said), message)
-    message += f" It asks for {accelerator.count} {accelerator.resource}. {facts.offers}".rstrip()
-    if cr.spec.rollout.strategy is RolloutStrategy.SURGE:
-        message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
-    return Verdict(Reason.WAITING_FOR_GPU, message)
+    reason = unscheduled_reason(cr, said)
+    if reason is Reason.WAITING_FOR_GPU:
+        accelerator = cr.spec.hardware.accelerator
+        message += f" It asks for {accelerator.count} {accelerator.resource}. {facts.offers}".rstrip()
+        if cr.spec.rollout.strategy is RolloutStrategy.SURGE:
+            message += " With spec.rollout.strategy Auto or Recreate the old pod would give up its GPU first."
+    return Verdict(reason, message)

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL
 from qwenvl_operator.objects import Manifest
 
+PREPARING = ("ContainerCreating", "PodInitializing")
+"""Why a container waits with which nothing is wrong yet."""
 # Of the scheduler's filters NodeResourcesFit, VolumeRestrictions (ReadWriteOncePod) and NodeVolumeLimits.
 _HELD_BY_OTHERS = re.compile(r"Insufficient |Too many pods|ReadWriteOncePod|max volume count")
 
@@ -42,7 +44,19 @@ class Container:
 def container(pod: Manifest, name: str = CONTAINER) -> Container:
     """A container of a pod, the runtime's if no other is named; all zero before the kubelet has said anything."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
-    status: Manifest = next((status for status in statuses if status["name"] == name), {})
+    return _read_container(next((status for status in statuses if status["name"] == name), {}))
+
+
+def blocking_init_container(pod: Manifest) -> tuple[str, Container] | None:
+    """The init container that the runtime waits for, which somebody else has put in, with its name."""
+    for status in pod.get("status", {}).get("initContainerStatuses", ()):
+        ended = status.get("state", {}).get("terminated", {})
+        if not (status.get("started") or (ended and ended.get("exitCode") == 0)):
+            return status["name"], _read_container(status)
+    return None
+
+
+def _read_container(status: Manifest) -> Container:
     state = status.get("state", {})
     ended = state.get("terminated") or status.get("lastState", {}).get("terminated") or {}
     return Container(
@@ -60,9 +74,9 @@ def container(pod: Manifest, name: str = CONTAINER) -> Container:
     )
 
 
-def image_of(pod: Manifest) -> str:
-    """The runtime's image; others may have put containers of theirs before it."""
-    return next((str(item["image"]) for item in pod["spec"]["containers"] if item["name"] == CONTAINER), "")
+def runtime_of(pod: Manifest) -> Manifest:
+    """The runtime container as it is asked for; others may have put containers of theirs before it."""
+    return next((item for item in pod["spec"]["containers"] if item["name"] == CONTAINER), {})
 
 
 def revision_of(pod: Manifest) -> str:
@@ -87,6 +101,12 @@ def has_ended(pod: Manifest) -> bool:
 def is_left_behind(pod: Manifest) -> bool:
     """Whether the pod has ended and nobody takes it away, as a ReplicaSet leaves a pod that failed."""
     return has_ended(pod) and not pod["metadata"].get("deletionTimestamp")
+
+
+def ended_at(pod: Manifest) -> float:
+    """Unix time of the last that is known of a pod that has ended."""
+    times = [item.get("lastTransitionTime") for item in pod["status"].get("conditions", ())]
+    return max(parse_time(time) for time in (*times, pod["metadata"]["creationTimestamp"]) if time)
 
 
 def condition(pod: Manifest, kind: str) -> Manifest:

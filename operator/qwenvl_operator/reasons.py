@@ -25,6 +25,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_REFUSED = "ContainerRefused"
     VOLUME_UNAVAILABLE = "VolumeUnavailable"
+    PODS_FAILED = "PodsFailed"
     RUNTIME_CRASHED = "RuntimeCrashed"
     ENGINE_CRASHED = "EngineCrashed"
     ENGINE_FROZEN = "EngineFrozen"

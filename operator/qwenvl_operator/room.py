@@ -13,6 +13,8 @@ from qwenvl_operator.naming import owner_key
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import has_ended
 
+_NAMED_NODES = 3
+
 
 class Room(NamedTuple):
     """How many more runtime pods the nodes can take."""
@@ -40,15 +42,22 @@ def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Mani
 
 
 def describe_offers(cr: CustomResource, nodes: Iterable[Manifest]) -> str:
-    """How many of the accelerator there are, on which of the nodes that pods of this CR may go to."""
-    resource, names = cr.spec.hardware.accelerator.resource, defaultdict(list)
+    """How many of the accelerator there are, on which of the nodes that pods of this CR may go to; where there are
+    none, what keeps the pods from those that are elsewhere."""
+    resource, eligible, others = cr.spec.hardware.accelerator.resource, defaultdict(list), []
     for node in nodes:
-        offered = int(allocatable(node, resource))
-        if offered and is_eligible(cr, node):
-            names[offered].append(node["metadata"]["name"])
-    if not names:
-        return f"No node that spec.hardware lets it go to offers {resource}."
-    offers = [f"{offered} on {_name_some(names[offered])}" for offered in sorted(names, reverse=True)]
+        offered, name = int(allocatable(node, resource)), node["metadata"]["name"]
+        if not offered:
+            continue
+        if hindrance := find_hindrance(cr, node):
+            others.append(f"{name} {hindrance}")
+        else:
+            eligible[offered].append(name)
+    if not eligible:
+        more = f", and {len(others) - _NAMED_NODES} more" if len(others) > _NAMED_NODES else ""
+        why = f": {', '.join(others[:_NAMED_NODES])}{more}" if others else ""
+        return f"No node that it may go to offers {resource}{why}."
+    offers = [f"{offered} on {_name_some(eligible[offered])}" for offered in sorted(eligible, reverse=True)]
     return f"In all, free or not, there are {', '.join(offers)}."
 
 
@@ -97,15 +106,24 @@ def demand_of(cr: CustomResource) -> dict[str, float]:
 
 def is_eligible(cr: CustomResource, node: Manifest) -> bool:
     """Whether the node's labels, taints and cordon let a runtime pod in."""
-    labels = node["metadata"].get("labels", {})
-    hardware = cr.spec.hardware
-    if node["spec"].get("unschedulable") or any(labels.get(k) != v for k, v in hardware.node_selector.items()):
-        return False
-    return all(
-        any(_tolerates(toleration, taint) for toleration in hardware.tolerations)
-        for taint in node["spec"].get("taints", ())
-        if taint["effect"] != "PreferNoSchedule"
-    )
+    return not find_hindrance(cr, node)
+
+
+def find_hindrance(cr: CustomResource, node: Manifest) -> str:
+    """What of the node keeps a runtime pod out, as a predicate; empty where nothing does."""
+    labels, hardware = node["metadata"].get("labels", {}), cr.spec.hardware
+    if node["spec"].get("unschedulable"):
+        return "is cordoned"
+    for name, value in hardware.node_selector.items():
+        if labels.get(name) != value:
+            has = f"has {name}={labels[name]}" if name in labels else f"has no label {name}"
+            return f"{has} and spec.hardware.nodeSelector wants {value}"
+    for taint in node["spec"].get("taints", ()):
+        tolerated = any(_tolerates(toleration, taint) for toleration in hardware.tolerations)
+        if taint["effect"] != "PreferNoSchedule" and not tolerated:
+            key = "=".join(filter(None, (taint["key"], taint.get("value", ""))))
+            return f"has the taint {key}:{taint['effect']}, which spec.hardware.tolerations has not"
+    return ""
 
 
 def _name_some(names: list[str]) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from qwenvl_operator.causes import refusal_reason
+from qwenvl_operator.causes import refusal_reason, was_evicted_for_memory
 from qwenvl_operator.deadlines import Deadlines
 from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.fitness import find_slowdown
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.observed import Observed
-from qwenvl_operator.pod_verdict import judge_pod
+from qwenvl_operator.pod_verdict import CRASHES_BEFORE_STALLED, judge_pod
 from qwenvl_operator.pods import (
     condition,
+    ended_at,
     has_ended,
     is_ending,
     is_left_behind,
@@ -89,23 +91,43 @@ def _refused(facts: Facts) -> Verdict | None:
 
 
 def _worst_pod(facts: Facts) -> Verdict | None:
-    waiting = [
-        pod for pod in living_pods(facts.observed) if revision_of(pod) == facts.cr.revision and not is_ready(pod)
-    ]
-    verdicts = [judge_pod(pod, facts) for pod in waiting]
+    verdicts = [judge_pod(pod, facts) for pod in _own_pods(facts) if not (is_ending(pod) or is_ready(pod))]
     # Members of an enumeration have an order: the later ones are worse.
-    return max(verdicts, key=lambda verdict: (verdict.stalled, list(Reason).index(verdict.reason)), default=None)
+    worst = max(verdicts, key=lambda verdict: (verdict.stalled, list(Reason).index(verdict.reason)), default=None)
+    return worst and _add_failed(worst, facts)
+
+
+def _add_failed(verdict: Verdict, facts: Facts) -> Verdict:
+    """The same, with the pods that have failed before: nobody restarts those, and each new one looks well at first."""
+    failed = [pod for pod in _own_pods(facts) if is_left_behind(pod) and pod["status"]["phase"] == "Failed"]
+    since = facts.now - Deadlines.of(facts.cr.spec).progress
+    lately = sorted((pod for pod in failed if ended_at(pod) > since), key=ended_at)
+    if not lately:
+        return verdict
+    message = f"{len(lately)} pod(s) before it have failed, the last one on {_tell_end(lately[-1])} {verdict.message}"
+    if len(lately) < CRASHES_BEFORE_STALLED or verdict.stalled:
+        return replace(verdict, message=message)
+    return Verdict(_failure_reason(lately[-1]), message, stalled=True)
+
+
+def _failure_reason(pod: Manifest) -> Reason:
+    return Reason.OUT_OF_HOST_MEMORY if was_evicted_for_memory(pod) else Reason.PODS_FAILED
+
+
+def _own_pods(facts: Facts) -> list[Manifest]:
+    return [pod for pod in facts.observed.pods if revision_of(pod) == facts.cr.revision]
 
 
 def _rolling_out(facts: Facts) -> Verdict:
     """What is said where no pod of the current revision has anything to say for itself."""
-    revision, pods = facts.cr.revision, facts.observed.pods
+    revision, own = facts.cr.revision, _own_pods(facts)
     old = awaited_ends(facts.observed, revision)
-    own = [pod for pod in pods if revision_of(pod) == revision]
     # Where an old pod is on its way out, a failed pod of this revision may be from the last time that it was current.
     if own and all(map(has_ended, own)) and not any(map(is_ending, old)):
-        message = f"Every pod of revision {revision} has failed, the last one on {_tell_end(own[-1])}"
-    elif old:
+        last = max(own, key=ended_at)
+        message = f"Every pod of revision {revision} has failed, the last one on {_tell_end(last)}"
+        return Verdict(_failure_reason(last), message)
+    if old:
         message = f"Waiting for the pods of the previous revision to end: {_name_some(old)}."
     else:
         message = "Waiting for the Deployment controller to bring the pods to the number that is wanted."
@@ -114,7 +136,8 @@ def _rolling_out(facts: Facts) -> Verdict:
 
 def _tell_end(pod: Manifest) -> str:
     status = pod["status"]
-    return f"{_node_of(pod)}: {status.get('reason', status['phase'])}: {status.get('message', 'no message.')}"
+    message = str(status.get("message", "no message")).strip().rstrip(".")
+    return f"{_node_of(pod)}: {status.get('reason', status['phase'])}: {message}."
 
 
 def _name_some(pods: list[Manifest]) -> str:

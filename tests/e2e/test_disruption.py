@@ -103,7 +103,7 @@ def test_a_lost_gpu_is_missed_when_the_pod_needs_it_again(lone: Installed) -> No
     lone.wait_reason(LONE, "WaitingForGPU")
     message = lone.condition(LONE, "Ready")["message"]
     assert "It asks for 1 nvidia.com/gpu" in message
-    assert "No node that spec.hardware lets it go to offers nvidia.com/gpu" in message
+    assert "No node that it may go to offers nvidia.com/gpu" in message
     assert lone.condition(LONE, "Available")["status"] == "False"
     lone.node.set_gpus(1)
     lone.wait_ready(LONE)

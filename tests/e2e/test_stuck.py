@@ -87,6 +87,12 @@ CAUSES = {
         {"hardware": GPUS},
         stalled=False,
     ),
+    "gpu-elsewhere": Cause(
+        "WaitingForGPU",
+        ("node affinity/selector", "has no label rack and spec.hardware.nodeSelector wants a"),
+        {"hardware": {"accelerator": {"resource": "nvidia.com/gpu"}, "nodeSelector": {"rack": "a"}}},
+        stalled=False,
+    ),
     "cpus": Cause(
         "Unschedulable",
         ("since 20", "1 Insufficient cpu"),

@@ -169,6 +169,20 @@ def test_what_there_is_of_a_gpu_is_told_by_node() -> None:
     assert describe_offers(OLD, [node()]) == "In all, free or not, there are 2 on node node-a."
     large = {"metadata": {"name": "node-b"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
     assert "there are 8 on node node-b, 2 on each of 2 nodes." in describe_offers(OLD, [node(), large, node()])
+
+
+def test_what_keeps_pods_from_the_gpus_that_there_are_is_told() -> None:
     elsewhere = custom_resource(hardware={"nodeSelector": {"gpu": "b200"}})
-    for cr, nodes in ((elsewhere, [node()]), (OLD, [node(unschedulable=True)]), (OLD, [])):
-        assert describe_offers(cr, nodes) == "No node that spec.hardware lets it go to offers nvidia.com/gpu."
+    unlabelled = custom_resource(hardware={"nodeSelector": {"rack": "a"}})
+    tainted = node(taints=[{"key": "team", "value": "a", "effect": "NoSchedule"}])
+    cases = (
+        (OLD, [], ""),
+        (OLD, [node(unschedulable=True)], ": node-a is cordoned"),
+        (OLD, [tainted], ": node-a has the taint team=a:NoSchedule, which spec.hardware.tolerations has not"),
+        (elsewhere, [node()], ": node-a has gpu=h100 and spec.hardware.nodeSelector wants b200"),
+        (unlabelled, [node()], ": node-a has no label rack and spec.hardware.nodeSelector wants a"),
+    )
+    for cr, nodes, why in cases:
+        assert describe_offers(cr, nodes) == f"No node that it may go to offers nvidia.com/gpu{why}."
+    many = describe_offers(OLD, [node(unschedulable=True)] * 5)
+    assert many.endswith("node-a is cordoned, node-a is cordoned, node-a is cordoned, and 2 more.")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from samples import NOW, cr_manifest, custom_resource, live_children, observed, pod, report
+from samples import NOW, STARTED, cr_manifest, custom_resource, live_children, observed, pod, report
 
 from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Manifest
@@ -107,6 +107,7 @@ STATES = {
     Reason.PODS_REFUSED: (facts(**refused('RuntimeClass "nvidia" not found')), "Stalled"),
     Reason.QUOTA_EXCEEDED: (facts(**refused('pods "x" is forbidden: exceeded quota: gpus')), "Stalled"),
     Reason.POD_SECURITY_REFUSED: (facts(**refused('violates PodSecurity "restricted:latest": hostPath')), "Stalled"),
+    Reason.PODS_FAILED: (facts(pod(CR, status=FAILED)), "Reconciling"),
     Reason.ROLLING_OUT: (
         facts(pod(CR, ready=True, gate=True), pod(CR, "old", revision="old"), **COMPLETE),
         "Reconciling",
@@ -213,6 +214,120 @@ def test_a_crash_after_long_service_is_told_and_no_loop(state: dict[str, Any], l
     assert "ENGINE_DIED: killed" in verdict.message
 
 
+MEMORY = {
+    "torch.OutOfMemoryError: CUDA out of memory.": "Lower spec.engine.maxNumSeqs",
+    "RuntimeError: CUDA error: out of memory": "Lower spec.engine.maxNumSeqs",
+    "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate": "Lower spec.engine.maxNumSeqs",
+    "ValueError: No available memory for the cache blocks.": "Raise spec.engine.gpuMemoryUtilization",
+    "ValueError: Free memory on device cuda:0 (10.1/79.2 GiB) on startup is less than desired GPU memory utilization "
+    "(0.92, 72.9 GiB).": "Something else holds memory of this GPU",
+}
+
+
+@pytest.mark.parametrize("words", MEMORY)
+def test_memory_of_the_gpu_is_told_with_what_helps(words: str) -> None:
+    verdict = judge(facts(crashed(f"ENGINE_DIED: the engine ended: {words}")))
+    assert verdict.reason is Reason.OUT_OF_GPU_MEMORY
+    assert MEMORY[words] in verdict.message
+
+
+def test_memory_of_the_host_is_the_nodes_where_the_pod_has_no_limit() -> None:
+    killed = crashed("", exit_reason="OOMKilled")
+    assert "the node is out of memory" in judge(facts(killed)).message
+    killed["spec"]["containers"][0]["resources"] = {"limits": {"memory": "64Gi"}}
+    assert "Raise spec.runtime.resources.limits.memory." in judge(facts(killed)).message
+
+
+def evicted(number: int, message: str = "The node was low on resource: memory. Threshold quantity: 100Mi.") -> Manifest:
+    return pod(CR, f"evicted-{number}", status={"phase": "Failed", "reason": "Evicted", "message": message})
+
+
+def test_pods_that_failed_before_are_told_with_the_one_that_starts() -> None:
+    verdict = judge(facts(evicted(1), pod(CR)))
+    assert (verdict.reason, verdict.stalled) == (Reason.LOADING_MODEL, False)
+    assert verdict.message == (
+        "1 pod(s) before it have failed, the last one on node node-a: Evicted: The node was low on resource: memory. "
+        "Threshold quantity: 100Mi. Pod reports-1 loads the model."
+    )
+    again = judge(facts(*map(evicted, range(3)), pod(CR)))
+    assert (again.reason, again.stalled) == (Reason.OUT_OF_HOST_MEMORY, True)
+    for_disk = [evicted(number, "The node was low on resource: ephemeral-storage.") for number in range(3)]
+    again = judge(facts(*for_disk, pod(CR)))
+    assert (again.reason, again.stalled) == (Reason.PODS_FAILED, True)
+    assert judge(facts(*map(evicted, range(3)))).reason is Reason.OUT_OF_HOST_MEMORY
+
+
+def test_pods_that_failed_long_ago_are_not_spoken_of() -> None:
+    old = evicted(1)
+    old["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    for item in old["status"].get("conditions", ()):
+        item["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    assert judge(facts(old, pod(CR))).message == "Pod reports-1 loads the model."
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ("ImageInspectError", Reason.IMAGE_PULL_FAILED),
+        ("SignatureValidationFailed", Reason.IMAGE_PULL_FAILED),
+        ("RegistryUnavailable", Reason.IMAGE_PULL_FAILED),
+        ("PostStartHookError", Reason.CONTAINER_REFUSED),
+        ("CreateContainerError", Reason.CONTAINER_REFUSED),
+    ],
+)
+def test_whatever_the_kubelet_refuses_a_container_for_is_told(waiting: str, reason: Reason) -> None:
+    verdict = judge(facts(pod(CR, waiting=waiting)))
+    assert (verdict.reason, verdict.stalled) == (reason, True)
+    assert "because" in verdict.message
+
+
+def initialised_by(state: Manifest, **status: Any) -> Manifest:
+    waiting = pod(CR, waiting="PodInitializing")
+    waiting["status"]["initContainerStatuses"] = [
+        {"name": "done", "state": {"terminated": {"exitCode": 0}}},
+        {"name": "sidecar", "started": True, "state": {"running": {"startedAt": STARTED}}},
+        {"name": "istio-init", "state": state, **status},
+    ]
+    return waiting
+
+
+def test_an_init_container_that_holds_the_runtime_up_is_named() -> None:
+    loops = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": "iptables: no permission"}}
+    unpulled = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    cases = (
+        (initialised_by({"running": {"startedAt": STARTED}}), Reason.STARTING_CONTAINER, False, "."),
+        (initialised_by(loops, restartCount=1, lastState=ended), Reason.CONTAINER_REFUSED, False, "iptables"),
+        (initialised_by(loops, restartCount=4, lastState=ended), Reason.CONTAINER_REFUSED, True, "iptables"),
+        (initialised_by(unpulled), Reason.IMAGE_PULL_FAILED, True, "ErrImagePull: no such image"),
+    )
+    for waiting, reason, stalled, words in cases:
+        verdict = judge(facts(waiting))
+        assert (verdict.reason, verdict.stalled) == (reason, stalled)
+        assert "Pod reports-1 waits for its init container istio-init" in verdict.message
+        assert words in verdict.message
+
+
+UNPLACED = {
+    "0/2 nodes: 1 Insufficient nvidia.com/gpu, 1 node(s) had volume node affinity conflict.": Reason.WAITING_FOR_GPU,
+    "0/2 nodes: 2 node(s) didn't match Pod's node affinity/selector.": Reason.WAITING_FOR_GPU,
+    "0/2 nodes: 2 node(s) had untolerated taint(s).": Reason.WAITING_FOR_GPU,
+    "0/2 nodes: 1 Insufficient memory, 1 node(s) had untolerated taint {gpu: yes}.": Reason.UNSCHEDULABLE,
+    "0/2 nodes: pod has unbound immediate PersistentVolumeClaims.": Reason.VOLUME_UNAVAILABLE,
+    "0/2 nodes: 2 node(s) unavailable due to pvc(s) bound to non-existent pv(s).": Reason.VOLUME_UNAVAILABLE,
+    'running PreBind plugin "VolumeBinding": binding volumes: provisioning failed': Reason.VOLUME_UNAVAILABLE,
+    'storageclass.storage.k8s.io "fast" not found': Reason.VOLUME_UNAVAILABLE,
+    "0/2 nodes: 2 node(s) did not have enough free storage.": Reason.VOLUME_UNAVAILABLE,
+}
+
+
+@pytest.mark.parametrize("words", UNPLACED)
+def test_what_the_scheduler_lacks_is_told_by_its_kind(words: str) -> None:
+    verdict = judge(replace(facts(pod(CR, scheduled=False, unscheduled=words)), offers="No node offers it."))
+    assert verdict.reason is UNPLACED[words]
+    assert ("It asks for 1 nvidia.com/gpu. No node" in verdict.message) == (verdict.reason is Reason.WAITING_FOR_GPU)
+
+
 def test_a_container_that_never_ran_is_refused_and_not_crashed() -> None:
     words = 'exec: "/nothing": no such file'
     verdict = judge(
@@ -259,7 +374,9 @@ def test_a_pod_that_the_scheduler_has_not_tried_is_not_called_scheduled() -> Non
     del unseen["status"]["conditions"][0]
     verdict = judge(facts(unseen))
     assert verdict.reason is Reason.STARTING_CONTAINER, "every pod begins like this, and is told of it if it lasts"
-    assert verdict.message == "Pod reports-1 has no node: the scheduler has not looked at it yet."
+    assert verdict.message == (
+        "Pod reports-1 has no node: the scheduler has not looked at it yet, or waits for a volume to be made."
+    )
 
 
 def held_back(**ready: str) -> Manifest:
