@@ -22,7 +22,7 @@ help:
 	@echo "make test        everything that is checked: lint, unit, component, cluster and end-to-end tests"
 	@echo "make test-unit   the tests that need no cluster, in seconds"
 	@echo "make fuzz        100,000 hostile requests to the front of a runtime pod"
-	@echo "make rest        what the operator asks of the API server in five minutes in which nothing happens"
+	@echo "make rest        what the operator asks of the API server in five minutes in which nothing happens; part of make test"
 	@echo "make lint        ruff, mypy and the import contracts"
 	@echo "make format      format the code and fix what can be fixed by itself"
 	@echo "make generate    write the CRD, the API reference and the plain manifests anew"
@@ -44,12 +44,12 @@ check-demo:
 check-test:
 	@python3 -m harness check --name test
 
-# That generated files are up to date is among the unit tests. The three lots run side by side: one is busy with vLLM,
-# one mostly waits for a node with the product on it, one for everything else.
+# That generated files are up to date is among the unit tests. The lots run side by side: one is busy with vLLM, one mostly
+# waits for a node with the product on it, one for five minutes in which nothing happens, one for everything else.
 test: check-test lint
 	@$(PYTHON) -m harness tools >/dev/null
 	@$(PYTHON) -m harness images >/dev/null
-	@$(MAKE) --no-print-directory --jobs=3 test-engine test-node test-cluster
+	@$(MAKE) --no-print-directory --jobs=4 test-engine test-node test-cluster rest
 
 test-engine:
 	@QWENVL_TEST_NODE=engine $(PYTEST) tests/e2e -m engine | sed --unbuffered "s/^/[engine] /"
@@ -58,7 +58,8 @@ test-node:
 	@$(PYTEST) tests/e2e -m "not engine" --ignore=tests/e2e/test_node.py | sed --unbuffered "s/^/[node] /"
 
 test-cluster:
-	@QWENVL_TEST_NODE=bare $(PYTEST) tests/unit tests/component tests/cluster tests/e2e/test_node.py | sed --unbuffered "s/^/[cluster] /"
+	@QWENVL_TEST_NODE=bare $(PYTEST) tests/unit tests/component tests/cluster tests/e2e/test_node.py \
+		--ignore=tests/cluster/test_rest.py | sed --unbuffered "s/^/[cluster] /"
 
 # Side by side, as one of them waits for sockets half of its time.
 test-unit:
@@ -74,9 +75,9 @@ test-component: .venv/unit
 fuzz: .venv/unit
 	cd tests && PYTHONPATH=. ../$(PYTHON) -m component.runtime.fuzz --requests $(or $(FUZZ_REQUESTS),100000) --seed $(or $(FUZZ_SEED),1)
 
-# What the cluster tests look at for a minute, for five.
+# What the operator asks of the API server while nothing happens to 20 resources, for REST_SECONDS.
 rest: .venv/unit
-	REST_SECONDS=300 $(PYTEST) tests/cluster/test_gitops.py
+	@$(PYTEST) tests/cluster/test_rest.py | sed --unbuffered "s/^/[rest] /"
 
 lint: .venv/all
 	$(PYTHON) -m ruff format --check

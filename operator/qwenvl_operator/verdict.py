@@ -23,9 +23,14 @@ from qwenvl_operator.pods import (
     revision_of,
 )
 from qwenvl_operator.reasons import Reason
-from qwenvl_operator.rollout import awaited_ends, has_missed_deadline, is_rolled_out, is_seen
+from qwenvl_operator.rollout import Strategy, awaited_ends, has_missed_deadline, is_rolled_out, is_seen
 
 NAMED_PODS = 3
+_STRATEGIES = {
+    Strategy.SURGE: "Each ends when a new one is ready.",
+    Strategy.IN_PLACE: "One at a time ends before a new one starts, while the others serve.",
+    Strategy.RECREATE: "All end before a new one starts.",
+}
 
 
 def judge(facts: Facts) -> Verdict:
@@ -128,7 +133,8 @@ def _rolling_out(facts: Facts) -> Verdict:
         message = f"Every pod of revision {revision} has failed, the last one on {_tell_end(last)}"
         return Verdict(_failure_reason(last), message)
     if old:
-        message = f"Waiting for the pods of the previous revision to end: {_name_some(old)}."
+        strategy = _STRATEGIES[Strategy.of(facts.observed.deployment() or {"spec": {}})]
+        message = f"Waiting for the pods of the previous revision to end: {_name_some(old)}. {strategy}"
     else:
         message = "Waiting for the Deployment controller to bring the pods to the number that is wanted."
     return Verdict(Reason.ROLLING_OUT, message)

@@ -1,12 +1,10 @@
-"""Beside other controllers, other tools and other versions of itself: what the operator leaves alone, what it takes
-back, and what it asks for when nothing happens."""
+"""Beside other controllers, other tools and other versions of itself: what the operator leaves alone, and what it takes
+back."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,43 +16,14 @@ import pytest
 from cluster.installation import Installed
 from cluster.operator_process import OperatorProcess, eventually, operator_process, rest
 from cluster.resources import custom_resource, find, is_seen, make_namespace
-from cluster.stand_in import complete, loading_pod, rolled_out, run_pods, warm_pod, write_status
+from cluster.stand_in import loading_pod, rolled_out, run_pods, warm_pod, write_status
 from harness.cluster import Cluster
 from qwenvl_operator.conflicts import TOLERATED
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.status import find_condition
 
-# How long 20 resources are watched to cause no request; `make rest` takes longer.
-REST_SECONDS = float(os.environ.get("REST_SECONDS", "60"))
-RESYNC = 20
-AT_REST = 20
 CHILDREN = ("serviceaccount", "configmap", "service", "deployment", "poddisruptionbudget")
 DEPLOYMENT = "deployment/reports"
-
-
-class Resting:
-    """Resources that are Ready and to which nothing happens, and how long that has been so."""
-
-    def __init__(self, installed: Installed) -> None:
-        self.installed = installed
-        self.asked = len(installed.requests())
-        self.since = time.monotonic()
-
-
-@pytest.fixture(name="resting", scope="module")
-def _resting(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resting]:
-    folder = tmp_path_factory.mktemp("resting")
-    installed = Installed(cluster, folder)
-    namespace = installed.watched
-    settings = {**installed.settings, "resync_seconds": str(RESYNC)}
-    cluster.apply(*(custom_resource(namespace, f"reports-{number}") for number in range(AT_REST)))
-    with operator_process(installed.kubeconfig, folder, **settings) as process:
-        process.wait_until_leading()
-        eventually(lambda: len(cluster.get("deployment", f"-n={namespace}")["items"]) == AT_REST, "the children exist")
-        complete(cluster, namespace)
-        eventually(lambda: all_ready(cluster, namespace), "all resources are Ready")
-        rest(lambda: len(installed.writes()), "the operator", span=1.0)
-        yield Resting(installed)
 
 
 @pytest.fixture(name="installed", scope="module")
@@ -75,10 +44,6 @@ def _namespace(installed: Installed) -> Iterator[str]:
     eventually(lambda: find(installed.cluster, namespace, "pdb/reports"), "the last child exists")
     yield namespace
     installed.cluster.kubectl("delete", "qvl,deployment,service,pdb,configmap,sa", "--all", f"--namespace={namespace}")
-
-
-def all_ready(cluster: Cluster, namespace: str) -> bool:
-    return all(said(item, "Ready")["status"] == "True" for item in cluster.get("qvl", f"-n={namespace}")["items"])
 
 
 def said(cr: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -103,12 +68,6 @@ def versions(cluster: Cluster, namespace: str) -> dict[str, str]:
 def container(cluster: Cluster, namespace: str) -> dict[str, Any]:
     found: dict[str, Any] = cluster.get(DEPLOYMENT, f"-n={namespace}")["spec"]["template"]["spec"]["containers"][0]
     return found
-
-
-@pytest.mark.timeout(120)
-def test_twenty_resources_become_ready(resting: Resting) -> None:
-    """The first one here, so that they rest while the others go on."""
-    assert all_ready(resting.installed.cluster, resting.installed.watched)
 
 
 # Other tools.
@@ -346,20 +305,3 @@ def test_without_an_operator_a_namespace_can_be_deleted(cluster: Cluster, tmp_pa
     with operator_process(cluster.kubeconfig, tmp_path, **settings):
         eventually(lambda: is_seen(cluster, namespace), "the resource has a status")
     cluster.kubectl("delete", "namespace", namespace, "--timeout=60s")
-
-
-# And at last those that were left alone all the while.
-
-
-@pytest.mark.timeout(REST_SECONDS + 60)
-def test_at_rest_nothing_is_asked_about_a_resource_and_nothing_is_written(resting: Resting) -> None:
-    time.sleep(max(0.0, resting.since + REST_SECONDS - time.monotonic()))
-    asked = resting.installed.requests()[resting.asked :]
-    assert {event["verb"] for event in asked} <= {"list", "watch"}
-    assert not [event for event in asked if "name" in event["objectRef"]]
-    lists = Counter(event["objectRef"]["resource"] for event in asked if event["verb"] == "list")
-    rested = time.monotonic() - resting.since
-    # One list of each kind for all resources together, as often as the caches are confirmed.
-    assert set(lists) == {"qwenvldeployments", "pods", *(f"{kind}s" for kind in CHILDREN)}
-    assert max(lists.values()) <= rested / (0.9 * RESYNC) + 1
-    assert all_ready(resting.installed.cluster, resting.installed.watched)

@@ -165,7 +165,7 @@ def test_pods_whose_end_is_awaited_are_named_with_their_nodes() -> None:
     verdict = judge(facts(*old, pod(CR, ready=True, gate=True), **COMPLETE))
     assert verdict.message == (
         "Waiting for the pods of the previous revision to end: "
-        "old-0 on node node-a, old-1 on node node-a, old-2 on node node-a and 2 more."
+        "old-0 on node node-a, old-1 on node node-a, old-2 on node node-a and 2 more. All end before a new one starts."
     )
     verdict = judge(facts(pod(CR), pod(CR, "unplaced", scheduled=False), spec={"suspend": True}))
     assert verdict.message == ("Waiting for 2 pod(s) to finish and end: reports-1 on node node-a, unplaced on no node.")
