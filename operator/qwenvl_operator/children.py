@@ -9,9 +9,9 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.conflicts import Conflicts, explain
 from qwenvl_operator.custom_resource import wants_no_pods
 from qwenvl_operator.desired import emptied
-from qwenvl_operator.objects import Key, Manifest, ref_of
+from qwenvl_operator.objects import Key, Manifest, Ref, ref_of
 from qwenvl_operator.observed import Store
-from qwenvl_operator.plan import differs
+from qwenvl_operator.plan import Injected, Path, build_emptying, differs, find_additions
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,27 @@ class Children:
         self._cluster = cluster
         self._now = now
         self.conflicts = Conflicts()
+        self._injected: dict[Key, dict[Ref, frozenset[Path]]] = {}
+
+    def injected(self, key: Key) -> Injected:
+        return self._injected.get(key, {})
+
+    def forget(self, key: Key) -> None:
+        self.conflicts.forget(key)
+        self._injected.pop(key, None)
 
     async def apply(self, key: Key, manifest: Manifest) -> bool:
         """Returns whether the child is as desired then: a webhook may see to it that it is not."""
         _log(key, "apply", manifest)
-        live = await self._cluster.apply(manifest)
+        live, ref = await self._cluster.apply(manifest), ref_of(manifest)
+        if added := find_additions(live, manifest):
+            # An apply takes nothing out of what has entries of others; what comes back then is a webhook's to add.
+            live = await self._cluster.empty(ref, build_emptying(added))
+            added = find_additions(live, manifest)
         self._store.put(live)
-        return not differs(manifest, live)
+        if added or ref in self.injected(key):
+            self._injected.setdefault(key, {})[ref] = added
+        return not differs(manifest, live, added)
 
     async def repair(self, key: Key, manifest: Manifest) -> bool:
         """Apply a child that is not as desired, unless it is fought about and was repaired just now."""

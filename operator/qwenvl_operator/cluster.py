@@ -23,6 +23,7 @@ from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
 
 USER_AGENT = f"qwenvl-operator/{version('qwenvl')}"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
+APPLY, MERGE_PATCH = "application/apply-patch+yaml", "application/strategic-merge-patch+json"
 LIST_CHUNK = 100
 """A page of a list is in memory as a whole, at the start one of each kind at once."""
 CLUSTER_SCOPED = (Kind.NODE, Kind.NAMESPACE, Kind.RUNTIME_CLASS)
@@ -43,6 +44,9 @@ class Cluster(Protocol):
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Server-side apply with our field manager, taking over fields that another manager set."""
+
+    async def empty(self, ref: Ref, patch: Manifest) -> Manifest:
+        """Take fields away, whoever set them: a strategic merge patch of nothing but nulls."""
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """The same for the status subresource; the manifest carries identity and `status` alone."""
@@ -129,6 +133,10 @@ class KubernetesCluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         return await self._apply(manifest, "")
 
+    async def empty(self, ref: Ref, patch: Manifest) -> Manifest:
+        query = {"fieldManager": FIELD_MANAGER}
+        return _slim(await self._request("patch", ref, query=query, body=patch, media_type=MERGE_PATCH))
+
     async def apply_status(self, manifest: Manifest) -> Manifest:
         return await self._apply(manifest, "/status")
 
@@ -196,15 +204,9 @@ class KubernetesCluster:
                 return found
 
     async def _apply(self, manifest: Manifest, subresource: str) -> Manifest:
-        return _slim(
-            await self._request(
-                "patch",
-                ref_of(manifest),
-                subresource=subresource,
-                query={"fieldManager": FIELD_MANAGER, "force": "true"},
-                body=manifest,
-            )
-        )
+        query, ref = {"fieldManager": FIELD_MANAGER, "force": "true"}, ref_of(manifest)
+        request = self._request("patch", ref, subresource=subresource, query=query, body=manifest, media_type=APPLY)
+        return _slim(await request)
 
     async def _request(
         self,
@@ -215,12 +217,13 @@ class KubernetesCluster:
         query: dict[str, str] | None = None,
         body: Manifest | None = None,
         about: str = "",
+        media_type: str = "application/json",
     ) -> Any:
         call = " ".join((verb, ref.kind.value.plural + subresource, "/".join(filter(None, (*ref[1:], about))))).strip()
         if verb not in ("get", "list") and not self._may_write():
             raise ApiError(0, "LeaseLost", "another operator may be at work by now", call=call)
         try:
-            code, answer, headers = await self._send(verb, _path(ref) + subresource, query or {}, body)
+            code, answer, headers = await self._send(verb, _path(ref) + subresource, query or {}, body, media_type)
         except UNANSWERED as error:
             self._metrics.requested(verb, ref.kind, 0)
             raise _no_answer(error, call) from error
@@ -229,8 +232,9 @@ class KubernetesCluster:
             raise _refusal(code, answer, headers.get("Retry-After"), call)
         return orjson.loads(answer)
 
-    async def _send(self, verb: str, path: str, query: dict[str, str], body: Manifest | None) -> tuple[int, bytes, Any]:
-        media_type = "application/apply-patch+yaml" if verb == "patch" else "application/json"
+    async def _send(
+        self, verb: str, path: str, query: dict[str, str], body: Manifest | None, media_type: str = "application/json"
+    ) -> tuple[int, bytes, Any]:
         method, url, headers, data, _ = await self._client.param_serialize(
             METHODS[verb],
             path + (f"?{urlencode(query)}" if query else ""),

@@ -86,7 +86,7 @@ class Conflicts:
 
 def explain(manifest: Manifest, live: Manifest) -> str:
     """Who keeps changing what, from the child as it is, with metadata.managedFields."""
-    paths = sorted(differences(live, manifest), key=str)
+    paths = sorted((found.path for found in differences(live, manifest)), key=str)
     entries = live["metadata"].get("managedFields") or ()
     managers = {
         entry.get("manager", "") for entry in entries if any(_owns(entry.get("fieldsV1") or {}, path) for path in paths)

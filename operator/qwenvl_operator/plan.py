@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from qwenvl_operator.api.quantity import parse_quantity
 from qwenvl_operator.errors import InvalidSpec, Waiting
@@ -28,7 +29,23 @@ class Plan:
     prune: tuple[Manifest, ...]
 
 
-def make_plan(desired: Iterable[Manifest], observed: Observed, revision: str) -> Plan:
+Path = tuple[str | tuple[str, Any], ...]
+"""Where a field is: names, and for an item of a list that is merged, its key and the value of that."""
+Injected = Mapping[Ref, frozenset[Path]]
+"""By child, the fields that we want empty and that were filled on our own write: by a webhook, whose right that is."""
+
+
+class Difference(NamedTuple):
+    """A field that is not as wanted."""
+
+    path: Path
+    is_addition: bool
+    """Whether it is wanted empty."""
+
+
+def make_plan(
+    desired: Iterable[Manifest], observed: Observed, revision: str, injected: Injected = MappingProxyType({})
+) -> Plan:
     """Apply what is missing, was changed in what we want, or was applied from other content; prune the rest.
 
     ConfigMaps of other revisions stay until no pod could need them any more.
@@ -39,7 +56,7 @@ def make_plan(desired: Iterable[Manifest], observed: Observed, revision: str) ->
         apply=tuple(
             manifest
             for ref, manifest in wanted.items()
-            if ref not in observed.children or differs(manifest, observed.children[ref])
+            if ref not in observed.children or differs(manifest, observed.children[ref], injected.get(ref))
         ),
         prune=tuple(
             child
@@ -67,16 +84,12 @@ def refuse_foreign(ref: Ref, live: Manifest | None, uid: str) -> None:
     )
 
 
-Path = tuple[str | tuple[str, Any], ...]
-"""Where a field is: names, and for an item of a list that is merged, its key and the value of that."""
-
-
 def covers(live: Any, wanted: Any) -> bool:
     """Whether everything wanted is there; what others added, and what the API server defaulted, does not matter."""
     return next(differences(live, wanted), None) is None
 
 
-def differences(live: Any, wanted: Any, path: Path = ()) -> Iterator[Path]:
+def differences(live: Any, wanted: Any, path: Path = ()) -> Iterator[Difference]:
     """The fields that are not as wanted."""
     if wanted is None or wanted == "":
         same = not live
@@ -94,7 +107,29 @@ def differences(live: Any, wanted: Any, path: Path = ()) -> Iterator[Path]:
     else:
         same = live == wanted or _same_quantity(live, wanted)
     if not same:
-        yield path
+        yield Difference(path, is_addition=wanted is None)
+
+
+def build_emptying(paths: Iterable[Path]) -> Manifest:
+    """A strategic merge patch that empties these fields."""
+    patch: Manifest = {}
+    for path in paths:
+        _empty(patch, path)
+    return patch
+
+
+def _empty(patch: Manifest, path: Path) -> None:
+    name, *rest = path
+    if not rest:
+        patch[str(name)] = None
+    elif isinstance(rest[0], str):
+        _empty(patch.setdefault(str(name), {}), tuple(rest))
+    else:
+        key, value = rest[0]
+        items = patch.setdefault(str(name), [])
+        if not any(item[key] == value for item in items):
+            items.append({key: value})
+        _empty(next(item for item in items if item[key] == value), tuple(rest[1:]))
 
 
 def _merge_key(wanted: list[Any]) -> str | None:
@@ -111,9 +146,14 @@ def _same_quantity(live: Any, wanted: Any) -> bool:
         return False
 
 
-def differs(desired: Manifest, live: Manifest) -> bool:
-    """Whether a child is to be applied: it lacks something that we want, or still has what we no longer do."""
+def find_additions(live: Manifest, desired: Manifest) -> frozenset[Path]:
+    """The fields that are to be empty and are not."""
+    return frozenset(found.path for found in differences(live, desired) if found.is_addition)
+
+
+def differs(desired: Manifest, live: Manifest, injected: frozenset[Path] | None = None) -> bool:
+    """Whether a child is to be applied: it lacks something that we want, or has what we do not."""
     annotations = live["metadata"].get("annotations") or {}
     if annotations.get(APPLIED_HASH) != desired["metadata"]["annotations"][APPLIED_HASH]:
         return True
-    return not covers(live, desired)
+    return any(not found.is_addition or found.path not in (injected or ()) for found in differences(live, desired))

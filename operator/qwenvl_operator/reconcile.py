@@ -74,7 +74,7 @@ class Reconciler:
         """Returns the seconds after which to look again, None to wait for an event. Raises ApiError."""
         observed = self._store.observe(key)
         if observed is None or observed.cr["metadata"].get("deletionTimestamp"):
-            self._children.conflicts.forget(key)
+            self._children.forget(key)
             self._announcements.forget(key)
             self._hiccups.over(key)
             return None
@@ -143,7 +143,7 @@ class Reconciler:
         recorded = self._recorded(cr, observed)
         strategy = await self._strategy(cr, observed)
         desired = desired_children(cr, recorded, strategy)
-        plan = make_plan(desired, observed, cr.revision)
+        plan = make_plan(desired, observed, cr.revision, self._children.injected(cr.key))
         if plan.apply or plan.prune:
             await self._refuse_past(cr, observed)
         have_stayed = True

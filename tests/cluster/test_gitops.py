@@ -65,8 +65,13 @@ def versions(cluster: Cluster, namespace: str) -> dict[str, str]:
     return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
 
 
+def spec(cluster: Cluster, namespace: str) -> dict[str, Any]:
+    found: dict[str, Any] = cluster.get(DEPLOYMENT, f"-n={namespace}")["spec"]
+    return found
+
+
 def container(cluster: Cluster, namespace: str) -> dict[str, Any]:
-    found: dict[str, Any] = cluster.get(DEPLOYMENT, f"-n={namespace}")["spec"]["template"]["spec"]["containers"][0]
+    found: dict[str, Any] = spec(cluster, namespace)["template"]["spec"]["containers"][0]
     return found
 
 
@@ -118,20 +123,76 @@ def template_labels(cluster: Cluster, namespace: str) -> dict[str, str]:
     return found
 
 
+SLEEP = {"sleep": {"seconds": 9}}
+
+
 def test_what_somebody_changes_in_a_child_is_taken_back_once(installed: Installed, namespace: str) -> None:
     cluster = installed.cluster
-    before, writes = container(cluster, namespace), len(writes_of_deployment(installed))
+    before, writes = spec(cluster, namespace), len(writes_of_deployment(installed))
     changes = [
         {"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "theirs:1"},
         {"op": "replace", "path": "/spec/template/spec/containers/0/startupProbe/failureThreshold", "value": 1},
         {"op": "replace", "path": "/spec/template/spec/containers/0/livenessProbe/periodSeconds", "value": 1},
+        {"op": "add", "path": "/spec/template/spec/containers/0/env", "value": [{"name": "LD_PRELOAD", "value": "/x"}]},
+        {"op": "add", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "inf"]},
+        {
+            "op": "add",
+            "path": "/spec/template/spec/containers/0/lifecycle",
+            "value": {"preStop": {"sleep": {"seconds": 9}}},
+        },
+        {"op": "add", "path": "/spec/template/spec/hostNetwork", "value": True},
+        {"op": "add", "path": "/spec/paused", "value": True},
         {"op": "replace", "path": "/spec/replicas", "value": 5},
     ]
     patch(cluster, namespace, DEPLOYMENT, changes, kind="json")
-    eventually(lambda: container(cluster, namespace) == before, "it is taken back")
+    eventually(lambda: spec(cluster, namespace) == before, "it is taken back")
     rest(lambda: len(installed.writes()), "the operator", span=2.0)
-    assert len(writes_of_deployment(installed)) == writes + 1
+    assert len(writes_of_deployment(installed)) == writes + 2, "what is ours, and what others have entries in"
     assert stalled(cluster, namespace)[0] == "False"
+
+
+# In CEL: each of our containers gets a variable.
+PROXY = """Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{
+  containers: [Object.spec.template.spec.containers{name: "runtime", env: [
+    Object.spec.template.spec.containers.env{name: "HTTPS_PROXY", value: "http://proxy"}]}]}}}}"""
+
+
+def test_what_a_policy_of_the_cluster_adds_is_left_alone(installed: Installed, namespace: str) -> None:
+    cluster = installed.cluster
+    with policy(cluster, namespace, PROXY):
+        patch(cluster, namespace, "qvl/reports", {"spec": {"replicas": 2}})
+        eventually(lambda: spec(cluster, namespace)["replicas"] == 2, "the change is written")
+        assert container(cluster, namespace)["env"] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
+        rest(lambda: len(installed.writes()), "the operator", span=6.0)
+        before = spec(cluster, namespace)
+        patch(cluster, namespace, DEPLOYMENT, {"spec": {"paused": True}})
+        eventually(lambda: spec(cluster, namespace) == before, "what a person adds is taken back all the same")
+    assert stalled(cluster, namespace)[0] == "False"
+
+
+@contextmanager
+def policy(cluster: Cluster, namespace: str, expression: str) -> Iterator[None]:
+    """Every write of a Deployment in the namespace gets what the expression makes merged in, as by a webhook."""
+    group = {"apiVersion": "admissionregistration.k8s.io/v1beta1", "metadata": {"name": namespace}}
+    deployments = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}
+    changes = {
+        "matchConstraints": {"resourceRules": [{**deployments, "operations": ["CREATE", "UPDATE"]}]},
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}],
+    }
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    binding = {"policyName": namespace, "matchResources": {"namespaceSelector": selector}}
+    cluster.apply(
+        {**group, "kind": "MutatingAdmissionPolicy", "spec": changes},
+        {**group, "kind": "MutatingAdmissionPolicyBinding", "spec": binding},
+    )
+    tried = ("patch", DEPLOYMENT, f"-n={namespace}", "--dry-run=server", '--patch={"spec":{"replicas":7}}', "-o=json")
+    try:
+        eventually(lambda: "HTTPS_PROXY" in cluster.kubectl(*tried), "the policy is at work")
+        yield
+    finally:
+        cluster.kubectl("delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", namespace)
 
 
 def writes_of_deployment(installed: Installed) -> list[dict[str, Any]]:

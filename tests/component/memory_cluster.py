@@ -93,6 +93,9 @@ class MemoryCluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         return self._write("patch", ref_of(manifest), lambda: self._apply(manifest, ""))
 
+    async def empty(self, ref: Ref, patch: Manifest) -> Manifest:
+        return self._write("patch", ref, lambda: self.edit(ref, lambda live: _empty(live, patch)))
+
     async def apply_status(self, manifest: Manifest) -> Manifest:
         return self._write("patch/status", ref_of(manifest), lambda: self._apply(manifest, "status"))
 
@@ -347,6 +350,19 @@ def _cut(tree: dict[Any, Any], path: Path) -> None:
         _cut(child, path[1:])
         if not child:
             del tree[parents[0]]
+
+
+def _empty(live: Any, patch: Any) -> None:
+    for name, value in patch.items():
+        if value is None:
+            live.pop(name, None)
+        elif isinstance(value, dict):
+            _empty(live.get(name, {}), value)
+        else:
+            for item in value:
+                keyed = {key: wanted for key, wanted in item.items() if key in ("name", "containerPort", "port")}
+                there = next((it for it in live[name] if keyed.items() <= it.items()), {})
+                _empty(there, {key: wanted for key, wanted in item.items() if key not in keyed})
 
 
 def _merge(live: dict[Any, Any], applied: dict[Any, Any]) -> None:

@@ -60,6 +60,8 @@ def apiserver(plane: ControlPlane, binary: Path) -> list[str]:
         f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
         f"--client-ca-file={pki}/ca.crt", "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+        # Policies that change what is written stand for mutating webhooks, without a server.
+        "--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={pki}/accounts.pub", f"--service-account-signing-key-file={pki}/accounts.key",
         f"--audit-policy-file={plane.state / 'audit-policy.json'}", f"--audit-log-path={plane.audit_log}",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from samples import cr_manifest, custom_resource, live_children, observed, pod
 
 from qwenvl_operator.desired import desired_children, render
-from qwenvl_operator.objects import Kind, Manifest
-from qwenvl_operator.plan import covers, make_plan
+from qwenvl_operator.objects import Kind, Manifest, ref_of
+from qwenvl_operator.plan import covers, differences, make_plan
 from qwenvl_operator.rollout import Strategy
 
 CR = custom_resource()
@@ -54,6 +55,34 @@ def test_drift_is_repaired() -> None:
         if child["kind"] == "Service":
             child["spec"]["selector"] = {}
     assert plan_for(children) == (["Service", "Deployment"], [])
+
+
+ADDITIONS: dict[str, Callable[[Manifest], None]] = {
+    "paused": lambda spec: spec.update(paused=True),
+    "hostNetwork": lambda spec: spec["template"]["spec"].update(hostNetwork=True),
+    "env": lambda spec: runtime(spec).update(env=[{"name": "LD_PRELOAD", "value": "/x.so"}]),
+    "envFrom": lambda spec: runtime(spec).update(envFrom=[{"configMapRef": {"name": "x"}}]),
+    "command": lambda spec: runtime(spec).update(command=["sleep", "inf"]),
+    "args": lambda spec: runtime(spec).update(args=["--debug"]),
+    "lifecycle": lambda spec: runtime(spec).update(lifecycle={"preStop": {"sleep": {"seconds": 600}}}),
+}
+
+
+def runtime(spec: Manifest) -> Manifest:
+    found: Manifest = spec["template"]["spec"]["containers"][0]
+    return found
+
+
+@pytest.mark.parametrize("field", ADDITIONS)
+def test_what_changes_how_the_runtime_runs_is_taken_back_unless_it_comes_in_with_our_own_write(field: str) -> None:
+    children = copy.deepcopy(live_children(CR))
+    ref, deployment = next((ref, child) for ref, child in children.items() if ref.kind is Kind.DEPLOYMENT)
+    ADDITIONS[field](deployment["spec"])
+    assert plan_for(children) == (["Deployment"], [])
+    wanted = next(manifest for manifest in DESIRED if ref_of(manifest) == ref)
+    injected = {ref: frozenset(found.path for found in differences(deployment, wanted))}
+    plan = make_plan(DESIRED, observed(cr_manifest(), children=children), CR.revision, injected)
+    assert plan.apply == ()
 
 
 def test_a_field_that_is_no_longer_wanted_is_noticed() -> None:

@@ -25,6 +25,8 @@ def build(cr: CustomResource, template: Manifest, strategy: Strategy) -> Manifes
         child_name(cr.key),
         spec={
             "replicas": cr.replicas,
+            # `kubectl rollout pause`: what the resource asks for would wait for ever. spec.suspend is there to stop.
+            "paused": None,
             "selector": {"matchLabels": selector(cr.key)},
             "strategy": strategy.manifest(),
             "progressDeadlineSeconds": Deadlines.of(cr.spec).progress,

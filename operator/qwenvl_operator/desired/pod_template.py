@@ -30,6 +30,7 @@ def build(cr: CustomResource, runtime_image: str) -> Manifest:
         "automountServiceAccountToken": False,
         # Environment variables of all Services of a namespace would reach the engine, which reads any VLLM_*.
         "enableServiceLinks": False,
+        **dict.fromkeys(("hostNetwork", "hostPID", "hostIPC")),
         "terminationGracePeriodSeconds": Deadlines.of(spec).termination_grace,
         "securityContext": {
             "runAsNonRoot": True,
@@ -60,6 +61,8 @@ def _container(cr: CustomResource, image: str) -> Manifest:
     return {
         "name": CONTAINER,
         "image": image,
+        # What runs is the image's own command, with a file of ours and nothing else.
+        **dict.fromkeys(("command", "args", "env", "envFrom", "lifecycle")),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(cr),
         "startupProbe": {
