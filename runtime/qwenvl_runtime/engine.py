@@ -96,7 +96,8 @@ def build_environment(
         "OMP_NUM_THREADS": "1",
     }
     if config.engine.device == "cpu":
-        fixed["OMP_NUM_THREADS"] = str(min(_CPU_THREADS, len(os.sched_getaffinity(0))))
+        # The engine's scheduler waits by spinning and needs a core that no thread spins on (vLLM's OMPProcessManager).
+        fixed["OMP_NUM_THREADS"] = str(max(1, min(_CPU_THREADS, len(os.sched_getaffinity(0)) - 1)))
         # Several engines on one node would otherwise all pin themselves to the same cores.
         fixed["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return {**kept, **fixed}

@@ -137,3 +137,10 @@ def test_whatever_the_engine_writes_has_its_place() -> None:
     assert all(value.startswith(("/cache", "/scratch")) for value in paths.values())
     assert environment["VLLM_CACHE_ROOT"] == "/cache/vllm"
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (4, "3"), (64, "4")])
+def test_on_the_cpu_a_core_is_left_to_the_scheduler(monkeypatch: pytest.MonkeyPatch, cores: int, threads: str) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    config = build_config(engine={**CUDA, "device": "cpu"})
+    assert build_environment(config, {}, Path("/cache"), Path("/scratch"))["OMP_NUM_THREADS"] == threads
