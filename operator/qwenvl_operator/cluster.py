@@ -42,6 +42,9 @@ class Cluster(Protocol):
         Each carries apiVersion and kind; metadata.managedFields is left out.
         """
 
+    def pages(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> AsyncIterator[Sequence[Manifest]]:
+        """The same in pages, of which one at a time needs memory."""
+
     async def apply(self, manifest: Manifest) -> Manifest:
         """Server-side apply with our field manager, taking over fields that another manager set."""
 
@@ -185,23 +188,21 @@ class KubernetesCluster:
         return items
 
     async def list(self, kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
-        namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces
-        return [
-            item
-            for asked in ((namespace,) if namespace else namespaces)
-            for item in await self._list(kind, asked, managed)
-        ]
+        return [item async for page in self.pages(kind, managed=managed, namespace=namespace) for item in page]
 
-    async def _list(self, kind: Kind, namespace: str, managed: bool) -> Any:
-        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": MANAGED_SELECTOR} if managed else {})
-        found: list[Manifest] = []
-        while True:
-            page = await self._request("list", Ref(kind, namespace, ""), query=query)
-            identity = {"apiVersion": kind.value.api_version, "kind": kind.value.kind}
-            found += [_slim({**identity, **item}) for item in page["items"]]
-            query["continue"] = page["metadata"].get("continue", "")
-            if not query["continue"]:
-                return found
+    async def pages(
+        self, kind: Kind, *, managed: bool = True, namespace: str = ""
+    ) -> AsyncIterator[Sequence[Manifest]]:
+        namespaces = ("",) if kind in CLUSTER_SCOPED or not self._namespaces else self._namespaces
+        for asked in (namespace,) if namespace else namespaces:
+            query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": MANAGED_SELECTOR} if managed else {})
+            while True:
+                page = await self._request("list", Ref(kind, asked, ""), query=query)
+                identity = {"apiVersion": kind.value.api_version, "kind": kind.value.kind}
+                yield [_slim({**identity, **item}) for item in page["items"]]
+                query["continue"] = page["metadata"].get("continue", "")
+                if not query["continue"]:
+                    break
 
     async def _apply(self, manifest: Manifest, subresource: str) -> Manifest:
         query, ref = {"fieldManager": FIELD_MANAGER, "force": "true"}, ref_of(manifest)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.metrics import Metrics
-from qwenvl_operator.objects import WATCHED_KINDS, Kind, Manifest
+from qwenvl_operator.objects import WATCHED_KINDS, Kind, Manifest, Ref
 from qwenvl_operator.observed import Store
 from qwenvl_operator.permissions import Denials, Permission
 from qwenvl_operator.workqueue import WorkQueue
@@ -84,8 +84,10 @@ class Feed:
     async def _confirm(self, kind: Kind, namespace: str) -> None:
         mark = self._store.mark()
         right = Permission("list", kind.value.group, kind.value.plural, namespace)
+        listed: set[Ref] = set()
         try:
-            manifests = await self._cluster.list(kind, managed=kind is not Kind.CR, namespace=namespace)
+            async for page in self._cluster.pages(kind, managed=kind is not Kind.CR, namespace=namespace):
+                listed |= self._store.take_in(page, mark)
         except ApiError as error:
             if error.status != 403:
                 raise
@@ -94,7 +96,7 @@ class Feed:
             self._denials.note(right, granted=False)
             return
         self._denials.note(right, granted=True)
-        self._store.replace(kind, manifests, mark, namespace)
+        self._store.drop_missing(kind, listed, mark, namespace)
 
     async def insist(self) -> None:
         """Confirm, however long the API server takes to answer."""

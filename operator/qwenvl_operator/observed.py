@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,17 +97,19 @@ class Store:
         self._gone[ref] = max(_version(manifest), self._gone.get(ref, 0))
         return key
 
-    def replace(self, kind: Kind, manifests: Sequence[Manifest], mark: int, namespace: str = "") -> None:
-        """Confirm a whole kind, of one namespace or of all, by a list that was asked for at `mark`: what it lacks is
-        gone, whatever a watch said."""
+    def take_in(self, manifests: Iterable[Manifest], mark: int) -> set[Ref]:
+        """Take note of a page of a list that was asked for at `mark`; returns what is on it."""
         listed = {ref_of(manifest): manifest for manifest in manifests}
-        newer = {ref for ref, when in self._changed.items() if when > mark}
-        for key, ref in self._refs(kind):
-            if namespace in ("", ref.namespace) and ref not in listed and ref not in newer:
-                self._delete(key, ref)
         for ref, manifest in listed.items():
-            if ref not in newer:
+            if self._changed.get(ref, 0) <= mark:
                 self.put(manifest)
+        return set(listed)
+
+    def drop_missing(self, kind: Kind, listed: Set[Ref], mark: int, namespace: str = "") -> None:
+        """Forget what a list of a kind, in one namespace or in all, lacks: it is gone, whatever a watch said."""
+        for key, ref in self._refs(kind):
+            if namespace in ("", ref.namespace) and ref not in listed and self._changed.get(ref, 0) <= mark:
+                self._delete(key, ref)
         old = [ref for ref, when in self._changed.items() if ref.kind is kind and when <= mark]
         for ref in [ref for ref in old if namespace in ("", ref.namespace)]:
             del self._changed[ref]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -89,6 +89,13 @@ class MemoryCluster:
         self._call("list", Ref(kind, namespace, ""))
         found = [item for item in self.all(kind) if namespace in ("", item["metadata"]["namespace"])]
         return [manifest for manifest in found if not managed or _is_managed(manifest)]
+
+    async def pages(
+        self, kind: Kind, *, managed: bool = True, namespace: str = ""
+    ) -> AsyncIterator[Sequence[Manifest]]:
+        found = await self.list(kind, managed=managed, namespace=namespace)
+        for start in range(0, len(found), 2):
+            yield found[start : start + 2]
 
     async def apply(self, manifest: Manifest) -> Manifest:
         return self._write("patch", ref_of(manifest), lambda: self._apply(manifest, ""))

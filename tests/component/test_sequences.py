@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from memory_cluster import Call, Fault, MemoryCluster
-from samples import KEY, NOW, cr_manifest, pod, report
+from samples import KEY, NOW, confirm, cr_manifest, pod, report
 
 from qwenvl_operator.conflicts import QUIET
 from qwenvl_operator.custom_resource import CustomResource
@@ -164,7 +164,7 @@ class Sequences(RuleBasedStateMachine):
             then = data.draw(st.integers(0, len(events)), label=kind.value.plural)
             last = {ref_of(manifest): (event, manifest) for event, manifest in events[:then]}
             listed = [manifest for event, manifest in last.values() if event != "DELETED"]
-            self.store.replace(kind, listed, self.store.mark())
+            confirm(self.store, kind, listed, self.store.mark())
             for event, manifest in events[then:]:
                 self.pending.setdefault(ref_of(manifest), []).append((event, manifest))
 
@@ -264,7 +264,7 @@ class Sequences(RuleBasedStateMachine):
 
     def confirm(self) -> None:
         for kind in (Kind.CR, *WATCHED_KINDS):
-            self.store.replace(kind, self.cluster.all(kind), self.store.mark())
+            confirm(self.store, kind, self.cluster.all(kind), self.store.mark())
         self.has_missed = False
 
     def resource(self) -> CustomResource:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import desired_children, render
 from qwenvl_operator.gate import decide
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, labels
-from qwenvl_operator.objects import Key, Manifest, ref_of
-from qwenvl_operator.observed import Observed
+from qwenvl_operator.objects import Key, Kind, Manifest, ref_of
+from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.pods import timestamp
 from qwenvl_operator.rollout import Strategy
 from qwenvl_runtime.config import WarmupReport, WarmupShot
@@ -50,6 +51,11 @@ def live_children(cr: CustomResource, **deployment_status: Any) -> dict[Any, Man
             live["status"] = {"observedGeneration": 1, **deployment_status}
         children[ref_of(live)] = live
     return children
+
+
+def confirm(store: Store, kind: Kind, manifests: Sequence[Manifest], mark: int, namespace: str = "") -> None:
+    """Make a store agree with a list that comes on one page."""
+    store.drop_missing(kind, store.take_in(manifests, mark), mark, namespace)
 
 
 def pod(cr: CustomResource, name: str = "reports-1", *, revision: str = "", **state: Any) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 
-from samples import KEY, cr_manifest, custom_resource, live_children, pod
+from samples import KEY, confirm, cr_manifest, custom_resource, live_children, pod
 
 from qwenvl_operator.objects import Key, Kind, Manifest
 from qwenvl_operator.observed import Observed, Store
@@ -76,7 +76,7 @@ def test_the_late_answer_to_a_write_does_not_bring_back_what_has_gone() -> None:
 
 def test_a_list_removes_ghosts() -> None:
     store = filled()
-    store.replace(Kind.POD, [], store.mark())
+    confirm(store, Kind.POD, [], store.mark())
     assert seen(store).pods == ()
 
 
@@ -85,7 +85,7 @@ def test_a_list_is_older_than_what_came_after_it_was_asked_for() -> None:
     mark = store.mark()
     store.put(pod(CR, "born-since"))
     store.remove(pod(CR))
-    store.replace(Kind.POD, [pod(CR)], mark)
+    confirm(store, Kind.POD, [pod(CR)], mark)
     assert [item["metadata"]["name"] for item in seen(store).pods] == ["born-since"]
 
 
@@ -93,13 +93,13 @@ def test_what_came_and_went_during_a_list_is_no_ghost() -> None:
     store = filled()
     mark = store.mark()
     store.remove(pod(CR, "brief"))
-    store.replace(Kind.POD, [pod(CR), pod(CR, "brief")], mark)
+    confirm(store, Kind.POD, [pod(CR), pod(CR, "brief")], mark)
     assert [item["metadata"]["name"] for item in seen(store).pods] == ["reports-1"]
 
 
 def test_a_list_of_one_kind_leaves_the_others_alone() -> None:
     store = filled()
-    store.replace(Kind.CONFIG_MAP, [], store.mark())
+    confirm(store, Kind.CONFIG_MAP, [], store.mark())
     observed = seen(store)
     assert len(observed.children) == 4
     assert len(observed.pods) == 1
@@ -107,9 +107,9 @@ def test_a_list_of_one_kind_leaves_the_others_alone() -> None:
 
 def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
     store = filled()
-    store.replace(Kind.POD, [], store.mark(), "lab")
+    confirm(store, Kind.POD, [], store.mark(), "lab")
     assert len(seen(store).pods) == 1
-    store.replace(Kind.POD, [], store.mark(), KEY.namespace)
+    confirm(store, Kind.POD, [], store.mark(), KEY.namespace)
     assert seen(store).pods == ()
 
 
