@@ -72,6 +72,7 @@ class Feed:
 
     async def confirm(self) -> None:
         """Make the store agree with one list per kind, for all CRs together, and queue every CR. Raises ApiError."""
+        self._doubted.clear()  # before the lists: what a watch misses meanwhile they may still show
         for kind in LISTED:
             for namespace in self._namespaces:
                 await self._confirm(kind, namespace)
@@ -113,7 +114,6 @@ class Feed:
     async def run(self) -> None:
         """Confirm at every interval, soon after a watch had to start over, and in between while a right is lacking."""
         while True:
-            self._doubted.clear()
             interval = min(self._interval, DENIED_RETRY) if self._denials else self._interval
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval * random.uniform(0.9, 1.1)):

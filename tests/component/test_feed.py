@@ -227,6 +227,24 @@ async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypat
     running.cancel()
 
 
+async def test_a_watch_that_starts_over_while_lists_are_read_is_followed_by_lists_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RELIST_DELAY", 0.0)
+    read = rig.cluster.list
+
+    async def interrupted(kind: Kind, *, managed: bool = True, namespace: str = "") -> list[Manifest]:
+        if rig.lists() == list(LISTED[:2]):
+            rig.feed.answered(Permission("list", "", "pods", ""), granted=True)
+        return await read(kind, managed=managed, namespace=namespace)
+
+    monkeypatch.setattr(rig.cluster, "list", interrupted)
+    await rig.feed.confirm()
+    running = asyncio.create_task(rig.feed.run())
+    await until(lambda: rig.lists() == [*LISTED, *LISTED])
+    running.cancel()
+
+
 async def test_the_lists_come_again_at_every_interval() -> None:
     rig = Rig(interval=0.001)
     running = asyncio.create_task(rig.feed.run())
