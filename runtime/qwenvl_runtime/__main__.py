@@ -6,13 +6,13 @@ import signal
 import sys
 
 
-def main() -> int:
+def main() -> None:
     # Process 1 without a handler ignores SIGTERM, and what follows takes a moment to import.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from qwenvl_runtime.command import run
 
-    return run()
+    run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

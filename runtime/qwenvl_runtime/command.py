@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import resource
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 from pydantic import ValidationError
@@ -26,7 +29,8 @@ _MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 << 20), "M_TRIM_THRESHOLD": (-1, 64 << 2
 logger = logging.getLogger("qwenvl_runtime")
 
 
-def run() -> int:
+def run() -> None:
+    """Ends the process with one of ExitCode."""
     parser = argparse.ArgumentParser(prog="qwenvl_runtime", description="Process 1 of the runtime pod.")
     parser.add_argument(
         "--config", type=Path, default=Path(CONFIG_DIRECTORY, CONFIG_FILE), help="RuntimeConfig as JSON"
@@ -41,8 +45,9 @@ def run() -> int:
     try:
         config = load_config(arguments.config)
     except (OSError, ValueError) as error:
-        return end(Ending(ExitCode.BAD_CONFIG, f"{arguments.config}: {describe(error)}"), arguments.termination_log)
-    return end(uvloop.run(serve(config, arguments.port, arguments.cache)), arguments.termination_log)
+        ending = Ending(ExitCode.BAD_CONFIG, f"{arguments.config}: {describe(error)}")
+        sys.exit(end(ending, arguments.termination_log))
+    uvloop.run(serve(config, arguments.port, arguments.cache, arguments.termination_log))
 
 
 def load_config(path: Path) -> RuntimeConfig:
@@ -59,11 +64,13 @@ def describe(error: Exception) -> str:
     return str(error)
 
 
-async def serve(config: RuntimeConfig, port: int, cache: Path) -> Ending:
+async def serve(config: RuntimeConfig, port: int, cache: Path, termination_log: Path) -> NoReturn:
     limits = Limits.of(config)
     raise_file_limit(2 * limits.connections + _SPARE_FILES)
     keep_memory()
-    return await Server(config, port, cache, limits).run()
+    code = end(await Server(config, port, cache, limits).run(), termination_log)
+    # Loop and interpreter would wait for every thread first, and one may hang in a read of the snapshot for ever.
+    os._exit(code)
 
 
 def raise_file_limit(wanted: int) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 
 # hashlib and reads let go of the interpreter's lock, so threads are enough. More of them than cores cost nothing, and
 # keep a network volume busy.
@@ -15,23 +15,18 @@ _THREADS = 8
 _CHUNK = 4 << 20
 
 
-class HashingStopped(Exception):  # noqa: N818 - nobody's fault
-    """Somebody has set `stop`."""
-
-
 class Progress:
-    """How far the hashing has come: written by its threads, read by anybody."""
+    """How far a verification has come: written by its threads, read by anybody."""
 
     def __init__(self) -> None:
+        self.step = ""
+        """What is being done, as in "it was still ..."."""
         self.total = 0
+        """Bytes to hash; 0 until it begins."""
         self.done = 0
-        self.stop = Event()
         self._lock = Lock()
 
     def add(self, size: int) -> None:
-        """Raises HashingStopped."""
-        if self.stop.is_set():
-            raise HashingStopped
         with self._lock:
             self.done += size
 

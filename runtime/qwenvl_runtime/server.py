@@ -20,7 +20,6 @@ from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.engine import Engine, build_arguments, build_environment, reap_orphans
 from qwenvl_runtime.engine_logs import EngineLog
 from qwenvl_runtime.front import Front
-from qwenvl_runtime.hashing import HashingStopped
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import log_loop_error, write_line
 from qwenvl_runtime.manifest import SnapshotError
@@ -75,21 +74,26 @@ class Server:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def _check_snapshot(self) -> Ending | None:
-        """Before the engine sees a byte of it; returns what was wrong."""
+        """Before the engine sees a byte of it; returns what was wrong.
+
+        Nothing can end a read of a volume that hangs: the check is then left behind, with its threads.
+        """
         budget, progress, began = self._config.startup_budget, self._snapshot.progress, time.monotonic()
         stop = asyncio.create_task(self._stop.wait())
         checking = asyncio.create_task(asyncio.to_thread(self._snapshot.check, time.time()))
         await asyncio.wait({checking, stop}, timeout=budget, return_when=asyncio.FIRST_COMPLETED)
-        progress.stop.set()
         stop.cancel()
-        try:
-            await checking
-        except HashingStopped:
+        if not checking.done():
             if self._stop.is_set():
                 return Ending(ExitCode.STOPPED, "stopped while the snapshot was verified")
-            done = f"{progress.done / 1e9:.1f} of {progress.total / 1e9:.1f} GB"
-            message = f"the snapshot was not verified within startup.budget ({budget:g} s): {done} are hashed"
+            message = (
+                f"the snapshot was not verified within startup.budget ({budget:g} s): it was still {progress.step}"
+            )
+            if progress.total:
+                message += f", {progress.done / 1e9:.1f} of {progress.total / 1e9:.1f} GB are hashed"
             return Ending(ExitCode.LOAD_TIMEOUT, message)
+        try:
+            checking.result()
         except QuantizationMismatchError as error:
             return Ending(ExitCode.QUANTIZATION_MISMATCH, str(error))
         except SnapshotError as error:
@@ -126,13 +130,15 @@ class Server:
         """Become ready and stay so; returns what went wrong."""
         began = time.monotonic()
         drawing = asyncio.create_task(asyncio.to_thread(prepare_shots, self._config))
+        late = "the engine did not load"
         try:
             async with asyncio.timeout_at(deadline):
                 await self._wait_healthy()
-            await asyncio.to_thread(self._snapshot.check_unchanged)
+                late = "the engine loaded, but whether the snapshot is still the same could not be seen"
+                await asyncio.to_thread(self._snapshot.check_unchanged)
         except TimeoutError:
             budget = self._config.startup_budget
-            return Ending(ExitCode.LOAD_TIMEOUT, f"the engine did not load within startup.budget ({budget:g} s)")
+            return Ending(ExitCode.LOAD_TIMEOUT, f"{late} within startup.budget ({budget:g} s)")
         except SnapshotError as error:
             return Ending(ExitCode.SNAPSHOT_INVALID, str(error))
         self._boot.stages["engine"] = time.monotonic() - began

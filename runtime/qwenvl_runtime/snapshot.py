@@ -53,8 +53,9 @@ class Snapshot:
         self.progress = Progress()
 
     def check(self, now: float) -> None:
-        """Raises SnapshotError, of which QuantizationMismatchError is one, and HashingStopped."""
+        """Raises SnapshotError, of which QuantizationMismatchError is one."""
         settings, engine = self._config.snapshot, self._config.engine
+        self.progress.step = f"looking for {self._folder / _CONFIG}"
         require_model(self._folder)
         if settings.manifest_digest:
             digest = settings.manifest_digest
@@ -63,8 +64,10 @@ class Snapshot:
             self._verified = verified
             if not verified.from_marker:
                 self._remember(Marker(digest=digest, stamps=dict(verified.stamps), hashed_at=verified.hashed_at))
+        self.progress.step = "reading the headers of the weights"
         check_weights(self._folder)
         if engine.quantization is not None:
+            self.progress.step = f"reading {self._folder / _CONFIG}"
             check_quantization(self._folder, engine.quantization, engine.extra_args)
 
     def check_unchanged(self) -> None:
@@ -110,7 +113,8 @@ def require_model(folder: Path) -> None:
 
 def verify(folder: Path, digest: str, marker: Marker | None, progress: Progress, now: float) -> Verified:
     """Compare the folder with its manifest, whose digest must be `digest` if one is given. Hashes nothing if `marker`
-    says that nothing has changed. Raises SnapshotError, HashingStopped."""
+    says that nothing has changed. Raises SnapshotError."""
+    progress.step = "listing its files"
     data = read_manifest(folder)
     found = digest_of(data)
     if digest and found != digest:
@@ -124,7 +128,7 @@ def verify(folder: Path, digest: str, marker: Marker | None, progress: Progress,
     _refuse(folder, _compare(manifest, stamps))
     if marker is not None and marker.digest == digest and marker.stamps == stamps:
         return Verified(found, manifest, stamps, folders, marker.hashed_at, from_marker=True)
-    progress.total = manifest.size
+    progress.step, progress.total = "hashing", manifest.size
     _refuse(folder, _compare_hashes(manifest, hash_files(files, progress)))
     _require_same(folder, {**stamps, **folders}, "while it was hashed")
     return Verified(found, manifest, stamps, folders, now)

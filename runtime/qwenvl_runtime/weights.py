@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def _read_index(path: Path) -> set[str]:
 def read_object(path: Path) -> dict[str, Any]:
     """Raises SnapshotError, OSError."""
     try:
-        found = json.loads(path.read_bytes())
+        with open(path, "rb", opener=_open_regular) as file:
+            found = json.loads(file.read())
     except (ValueError, RecursionError) as error:
         raise SnapshotError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -47,7 +49,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _check_file(path: Path) -> None:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -60,3 +62,12 @@ def _check_file(path: Path) -> None:
             raise SnapshotError(f"{path} is no safetensors file: its header cannot be read") from error
     if size != 8 + length + end:
         raise SnapshotError(f"{path} has {size} bytes, by its header it should have {8 + length + end}")
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # To open a pipe waits for somebody who writes to it, and a device may have no end.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SnapshotError(f"{path} is no regular file")
+    return descriptor

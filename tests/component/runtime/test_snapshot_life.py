@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def fill_huge(folder: Path) -> str:
     data = Manifest.of([known, Entry(path="weights.bin", size=HOURS, sha256="0" * 64)]).dump()
     (folder / MODEL / FILE).write_bytes(data)
     return digest_of(data)
+
+
+def write_weights(folder: Path) -> None:
+    (folder / MODEL).mkdir(exist_ok=True)
+    (folder / MODEL / "config.json").write_text("{}")
+    (folder / MODEL / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
 
 
 def pin(digest: str, **parts: Any) -> Any:
@@ -98,8 +105,75 @@ async def test_progress_is_told_and_sigterm_ends_the_hashing_at_once(tmp_path: P
 async def test_verifying_is_part_of_the_startup_budget(tmp_path: Path) -> None:
     async with running(pin(fill_huge(tmp_path), startup_budget=0.5), tmp_path) as runtime:
         assert await runtime.end() == 11
-        assert "not verified within startup.budget (0.5 s)" in runtime.last_words
+        assert "not verified within startup.budget (0.5 s): it was still hashing, " in runtime.last_words
         assert "of 8796.1 GB are hashed" in runtime.last_words
+
+
+HANGING = f"""
+import os
+from pathlib import Path
+
+def hang_like_a_lost_server(real):
+    def call(path, *rest, **options):
+        if Path("hang").exists() and Path("hang").read_text() == real.__name__ and "{MODEL}" in str(path):
+            Path("hung").touch()
+            os.read(os.pipe()[0], 1)
+        return real(path, *rest, **options)
+    return call
+
+os.open, os.scandir = hang_like_a_lost_server(os.open), hang_like_a_lost_server(os.scandir)
+"""
+
+
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a runtime whose reads of the snapshot never return once its file `hang` names the call."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(HANGING)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pinned", "call", "doing"),
+    [
+        (False, "open", "reading the headers of the weights\n"),
+        (True, "scandir", "listing its files\n"),
+        (True, "open", "hashing, 0.0 of 0.0 GB are hashed\n"),
+    ],
+)
+async def test_a_volume_that_hangs_ends_with_the_budget(volume: Path, pinned: bool, call: str, doing: str) -> None:
+    write_weights(volume)
+    digest = create(volume / MODEL)[1] if pinned else ""
+    (volume / "hang").write_text(call)
+    async with running(pin(digest, startup_budget=0.5), volume) as runtime:
+        assert await runtime.end() == 11
+        assert runtime.last_words.endswith(f"startup.budget (0.5 s): it was still {doing}")
+        assert runtime.last_words.strip() == runtime.lines[-1]["message"]
+        assert runtime.journal == []
+
+
+async def test_sigterm_ends_a_start_from_a_volume_that_hangs(volume: Path) -> None:
+    write_weights(volume)
+    (volume / "hang").write_text("open")
+    async with running(pin(""), volume) as runtime:
+        await runtime.wait_until((volume / "hung").exists)
+        runtime.terminate()
+        assert await runtime.end() == 0
+        assert runtime.lines[-1]["message"] == "stopped while the snapshot was verified"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_volume_that_hangs_once_the_engine_has_loaded_ends_as_well(volume: Path, stopped: bool) -> None:
+    budget = 20 if stopped else 3
+    async with running(pin(fill(volume), startup_budget=budget), volume, start_seconds=1) as runtime:
+        await runtime.wait_until(lambda: bool(runtime.journal))
+        (volume / "hang").write_text("scandir")
+        if stopped:
+            await runtime.wait_until((volume / "hung").exists)
+            runtime.terminate()
+        assert await runtime.end() == (0 if stopped else 11)
+        assert stopped or "still the same could not be seen within startup.budget (3 s)" in runtime.last_words
 
 
 async def test_what_changes_while_the_engine_loads_is_not_served(tmp_path: Path) -> None:
