@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def create(folder: Path) -> tuple[Manifest, str]:
     """Write the manifest; returns it and its digest. Raises SnapshotError, OSError."""
     require_model(folder)
+    partial = _clear_way(folder)
     check_weights(folder)
     files = list_files(folder)
     entries = []
@@ -55,7 +57,6 @@ def create(folder: Path) -> tuple[Manifest, str]:
         entries.append(Entry(path=path, size=files[path].stat().st_size, sha256=found))
     manifest = Manifest.of(entries)
     data = manifest.dump()
-    partial = folder / f"{FILE}.part"
     try:
         partial.write_bytes(data)
         partial.chmod(0o644)
@@ -63,6 +64,18 @@ def create(folder: Path) -> tuple[Manifest, str]:
     finally:
         partial.unlink(missing_ok=True)
     return manifest, digest_of(data)
+
+
+def _clear_way(folder: Path) -> Path:
+    """Where the manifest is written first, without what an interrupted run left there: it would be listed."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SnapshotError(
+            f"{folder} cannot be written to (as user {os.geteuid()}), and the manifest has to be in it: mount the"
+            " volume writable once, or create the manifest where the snapshot came from and copy both"
+        )
+    partial = folder / f"{FILE}.part"
+    partial.unlink(missing_ok=True)
+    return partial
 
 
 def _digest(text: str) -> str:

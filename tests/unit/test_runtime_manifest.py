@@ -11,6 +11,7 @@ import pytest
 
 from harness import fake_engine
 from qwenvl_operator import cli
+from qwenvl_runtime import manifest_command
 from qwenvl_runtime.manifest import FILE, Entry, Manifest, SnapshotError, digest_of, list_files
 
 SHA = "0" * 64
@@ -126,6 +127,23 @@ def test_create_prints_the_digest_that_verify_wants(folder: Path, capsys: pytest
     assert cli.main(["manifest", "verify", str(folder), "--digest", "sha256:" + SHA]) == 1
     assert "not sha256:000" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "extra", FILE]
+
+
+def test_what_an_interrupted_create_left_is_not_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / f"{FILE}.part").write_text("{")
+    assert cli.main(["manifest", "create", str(folder)]) == 0
+    digest = capsys.readouterr().out.strip()
+    assert cli.main(["manifest", "verify", str(folder), "--digest", digest]) == 0, capsys.readouterr().err
+
+
+def test_nothing_is_hashed_for_a_folder_that_takes_no_manifest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As on a volume that is mounted read-only, which a test cannot do; and root may write wherever the mode forbids it.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(manifest_command, "hash_files", None)
+    assert cli.main(["manifest", "create", str(folder)]) == 1
+    assert f"{folder} cannot be written to (as user {os.geteuid()})" in capsys.readouterr().err
 
 
 def test_the_simulated_engine_s_snapshot_has_its_manifest(capsys: pytest.CaptureFixture[str]) -> None:
