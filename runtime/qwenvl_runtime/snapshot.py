@@ -65,7 +65,8 @@ class Snapshot:
             if not verified.from_marker:
                 self._remember(Marker(digest=digest, stamps=dict(verified.stamps), hashed_at=verified.hashed_at))
         self.progress.step = "reading the headers of the weights"
-        check_weights(self._folder)
+        # Some of the engine's loaders need none, or name their files otherwise.
+        check_weights(self._folder, required=not any(each.startswith("--load") for each in engine.extra_args))
         if engine.quantization is not None:
             self.progress.step = f"reading {self._folder / _CONFIG}"
             check_quantization(self._folder, engine.quantization, engine.extra_args)

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from qwenvl_runtime.manifest import SnapshotError, unreadable
 
 _INDEX = "model.safetensors.index.json"
+_SUFFIXES = (".safetensors", ".bin", ".pt")
+"""Of the first of these that any file has, the engine loads all files."""
+_SHARD = re.compile(r"(?P<set>.+)-[0-9]+-of-(?P<of>[0-9]+)\.\w+")
 _MAX_HEADER = 100 << 20
 """safetensors' own limit."""
 
 
-def check_weights(folder: Path) -> None:
-    """An interrupted copy is told from its headers, at no cost. Raises SnapshotError."""
+def check_weights(folder: Path, required: bool = True) -> None:
+    """An interrupted copy is told from names and headers, at no cost. `required`: that there are weights, as the engine
+    looks for them unless it is told otherwise. Raises SnapshotError."""
     try:
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
         index = folder / _INDEX
         named = _read_index(index) if index.exists() else set()
-        for name in sorted(named | {path.name for path in folder.glob("*.safetensors")}):
+        if required and not named:
+            _require_all(folder, names)
+        for name in sorted(named | {name for name in names if name.endswith(_SUFFIXES[0])}):
             if not (folder / name).exists():
                 raise SnapshotError(f"{folder / name} is missing; {_INDEX} names it")
             _check_file(folder / name)
@@ -29,10 +39,25 @@ def check_weights(folder: Path) -> None:
         raise unreadable(error.filename or folder, error) from error
 
 
+def _require_all(folder: Path, names: Iterable[str]) -> None:
+    """At least one file of weights, and of a set of numbered ones as many as their names say."""
+    found = next(filter(None, ([name for name in names if name.endswith(suffix)] for suffix in _SUFFIXES)), [])
+    if not found:
+        raise SnapshotError(f"{folder} has no weights: no file *{', *'.join(_SUFFIXES)}")
+    sets = Counter(match.group("set", "of") for name in found if (match := _SHARD.fullmatch(name)))
+    for (name, number), there in sorted(sets.items()):
+        if there < int(number):
+            raise SnapshotError(
+                f"{folder} has only {there} of the {number} files {name}-*-of-{number}, and no {_INDEX}"
+            )
+
+
 def _read_index(path: Path) -> set[str]:
     found = read_object(path).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise SnapshotError(f"{path} has no weight_map")
+    if not found:
+        raise SnapshotError(f"{path} names no weights")
     return set(found.values())
 
 

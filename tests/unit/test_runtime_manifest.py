@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness import fake_engine
+from harness.runtime_process import WEIGHTS
 from qwenvl_operator import cli
 from qwenvl_runtime import manifest_command
 from qwenvl_runtime.manifest import FILE, Entry, Manifest, SnapshotError, digest_of, list_files
@@ -22,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "snapshot"
     (made / "extra").mkdir(parents=True)
     (made / "config.json").write_text("{}")
+    (made / "model.safetensors").write_bytes(WEIGHTS)
     (made / "extra" / "tokenizer.json").write_text("[]")
     return made
 
@@ -82,7 +84,14 @@ def test_every_file_is_listed_but_the_manifest(folder: Path) -> None:
     (folder / "extra" / FILE).touch()
     (folder / "link").symlink_to("extra/tokenizer.json")
     listed = list_files(folder)
-    assert sorted(listed) == [".hidden", "config.json", "extra/qwenvl-manifest.json", "extra/tokenizer.json", "link"]
+    assert sorted(listed) == [
+        ".hidden",
+        "config.json",
+        "extra/qwenvl-manifest.json",
+        "extra/tokenizer.json",
+        "link",
+        "model.safetensors",
+    ]
     assert listed["link"] == listed["extra/tokenizer.json"]
 
 
@@ -126,7 +135,7 @@ def test_create_prints_the_digest_that_verify_wants(folder: Path, capsys: pytest
     assert cli.main(["manifest", "verify", str(folder), "--digest", digest]) == 0
     assert cli.main(["manifest", "verify", str(folder), "--digest", "sha256:" + SHA]) == 1
     assert "not sha256:000" in capsys.readouterr().err
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "extra", FILE]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "extra", "model.safetensors", FILE]
 
 
 def test_what_an_interrupted_create_left_is_not_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,4 +173,4 @@ def test_thousands_of_files_are_no_matter(folder: Path, capsys: pytest.CaptureFi
         (folder / f"{number}.bin").write_bytes(b"%d" % number)
     assert cli.main(["manifest", "create", str(folder)]) == 0
     assert cli.main(["manifest", "verify", str(folder)]) == 0
-    assert "3002 files" in capsys.readouterr().err
+    assert "3003 files" in capsys.readouterr().err

@@ -21,7 +21,8 @@ from qwenvl_runtime.snapshot import QuantizationMismatchError, Snapshot
 
 LATER = time.time() + 3600
 """Of a start at which every file has been as it is for a while."""
-WEIGHTS = "model-00001-of-00002.safetensors"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 def safetensors(size: int = 64, name: str = "weight") -> bytes:
@@ -268,16 +269,14 @@ def test_a_folder_that_was_another_while_it_was_loaded_is_not_served(folder: Pat
         (lambda folder: (folder / WEIGHTS).write_bytes(b"<html>not found</html>"), "its header is not whole"),
         (lambda folder: (folder / WEIGHTS).write_bytes(struct.pack("<Q", 2) + b"[]"), "its header cannot be read"),
         (
-            lambda folder: (folder / "model.safetensors.index.json").write_text(
-                '{"weight_map": {"a": "b.safetensors"}}'
-            ),
+            lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": "b.safetensors"}}'),
             "b.safetensors is missing; model.safetensors.index.json names it",
         ),
         (lambda folder: os.mkfifo(folder / "pipe.safetensors"), "pipe.safetensors is no regular file"),
         (lambda folder: (folder / "device.safetensors").symlink_to("/dev/zero"), "is no regular file"),
-        (lambda folder: os.mkfifo(folder / "model.safetensors.index.json"), "index.json is no regular file"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
+        (lambda folder: os.mkfifo(folder / INDEX), "index.json is no regular file"),
+        (lambda folder: (folder / INDEX).write_text("{"), "is not JSON"),
+        (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
     ],
     ids=range(12),
 )
@@ -285,6 +284,50 @@ def test_what_can_be_seen_at_once_is_checked_always(folder: Path, damage: Any, s
     snapshot_of(folder, "").check(LATER)
     damage(folder)
     assert said in refusal(folder, "")
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "said"),
+    [
+        (["a.safetensors"], None, ""),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], None, ""),
+        (["model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"], None, ""),
+        (["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"], None, ""),
+        (["model-00001-of-00002.safetensors"], ["model-00001-of-00002.safetensors"], ""),
+        (["pytorch_model.bin"], None, ""),
+        (["model.pt"], None, ""),
+        (["model.safetensors", "pytorch_model-00001-of-00002.bin"], None, ""),
+        (["model.safetensors", "._model.safetensors"], None, ""),
+        ([], None, "has no weights: no file *.safetensors, *.bin, *.pt"),
+        (["._model.safetensors"], None, "has no weights"),
+        ([], [], "index.json names no weights"),
+        (["model.safetensors"], [], "index.json names no weights"),
+        (["model-00001-of-00013.safetensors"], None, "has only 1 of the 00013 files model-*-of-00013, and no model."),
+        (
+            ["a-1-of-2.safetensors", "a-2-of-2.safetensors", "b-1-of-2.safetensors"],
+            None,
+            "has only 1 of the 2 files b-*",
+        ),
+        (["pytorch_model-00001-of-00002.bin"], None, "has only 1 of the 00002 files pytorch_model-*-of-00002"),
+    ],
+)
+def test_weights_are_there_as_the_engine_looks_for_them(
+    folder: Path, names: list[str], index: list[str] | None, said: str
+) -> None:
+    (folder / WEIGHTS).unlink()
+    for name in names:
+        (folder / name).write_bytes(b"" if name.startswith(".") else safetensors())
+    if index is not None:
+        (folder / INDEX).write_text(json.dumps({"weight_map": {name: name for name in index}}))
+    if said:
+        assert said in refusal(folder, "")
+    else:
+        snapshot_of(folder, "").check(LATER)
+
+
+def test_another_way_to_load_needs_no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    snapshot_of(folder, "", extra_args=("--load-format=dummy",)).check(LATER)
 
 
 def test_nothing_is_hashed_where_nothing_is_pinned(folder: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.runtime_process import MODEL, build_config, running
+from harness.runtime_process import MODEL, WEIGHTS, build_config, running
 from qwenvl_runtime.manifest import FILE, Entry, Manifest, digest_of
 from qwenvl_runtime.manifest_command import create
 
@@ -39,7 +38,7 @@ def fill_huge(folder: Path) -> str:
 def write_weights(folder: Path) -> None:
     (folder / MODEL).mkdir(exist_ok=True)
     (folder / MODEL / "config.json").write_text("{}")
-    (folder / MODEL / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    (folder / MODEL / "model.safetensors").write_bytes(WEIGHTS)
 
 
 def pin(digest: str, **parts: Any) -> Any:
