@@ -90,10 +90,12 @@ def keep_memory() -> None:
 
 def end(ending: Ending, termination_log: Path) -> int:
     """The last log line, and for a failure the line that `kubectl describe pod` shows."""
+    # Names of files, and text that a snapshot holds, need not be Unicode.
+    message = ending.message.encode(errors="backslashreplace").decode()
     if ending.code is ExitCode.STOPPED:
-        logger.info("%s", ending.message)
+        logger.info("%s", message)
     else:
-        last_words = f"{ending.code.name}: {ending.message}"[:_LAST_WORDS_LIMIT]
+        last_words = f"{ending.code.name}: {message}"[:_LAST_WORDS_LIMIT]
         logger.error("%s", last_words)
         if termination_log.exists():
             termination_log.write_text(last_words + "\n")

@@ -36,7 +36,9 @@ class Format:
 def find_format(config: Mapping[str, Any], modelopt: Mapping[str, Any] | None, extra_args: Sequence[str]) -> Format:
     """`config` is config.json, `modelopt` hf_quant_config.json, which older exports of ModelOpt have instead of a
     section in it. `extra_args` may ask the engine to quantize plain weights. Raises ValueError."""
-    section = _section(config) or (modelopt and {"quant_method": "modelopt", **modelopt.get("quantization", {})})
+    section = _section(config)
+    if modelopt and not section:
+        section = {"quant_method": "modelopt", **_object(modelopt, "quantization", "hf_quant_config.json")}
     if not section:
         return _plain(extra_args)
     method = str(section.get("quant_method", section.get("format") and "compressed-tensors")).lower()
@@ -74,7 +76,7 @@ def _compressed_tensors(section: Mapping[str, Any]) -> Format:
     words: list[str] = []
     for group in groups.values():
         if not isinstance(group, Mapping):
-            raise ValueError("quantization_config.config_groups holds something that is not an object")
+            raise ValueError("quantization_config.config_groups in config.json holds something that is not an object")
         weights = _object(group, "weights")
         layout = str(group.get("format") or section.get("format", ""))
         kind, bits = str(weights.get("type", "")), weights.get("num_bits")
@@ -99,10 +101,10 @@ def _compressed_names(layout: str, kind: str, bits: object) -> frozenset[str]:
     return _names({"float-quantized": "fp8", "int-quantized": "int8"}.get(layout))
 
 
-def _object(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _object(holder: Mapping[str, Any], name: str, file: str = "config.json") -> Mapping[str, Any]:
     found = holder.get(name) or {}
     if not isinstance(found, Mapping):
-        raise ValueError(f"{name} is not an object")
+        raise ValueError(f"{name} in {file} is not an object")
     return found
 
 

@@ -144,7 +144,7 @@ def check_quantization(folder: Path, declared: str, extra_args: tuple[str, ...])
     except OSError as error:
         raise unreadable(error.filename or path, error) from error
     except ValueError as error:
-        raise SnapshotError(f"{path}: {error}") from error
+        raise SnapshotError(f"{folder}: {error}") from error
     if declared not in found.names:
         known = f" ({' or '.join(sorted(found.names))})" if found.names else ""
         raise QuantizationMismatchError(

@@ -81,12 +81,19 @@ def _check_file(path: Path) -> None:
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise SnapshotError(f"{path} is cut short, or no safetensors file: its header is not whole")
         try:
-            header = json.loads(file.read(length))
-            end = max((part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"), default=0)
+            end = _find_end(json.loads(file.read(length)))
         except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError) as error:
             raise SnapshotError(f"{path} is no safetensors file: its header cannot be read") from error
     if size != 8 + length + end:
         raise SnapshotError(f"{path} has {size} bytes, by its header it should have {8 + length + end}")
+
+
+def _find_end(header: dict[str, Any]) -> int:
+    """Bytes of all tensors. Raises KeyError, IndexError, TypeError, AttributeError for what is no header."""
+    ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
+    if not all(type(end) is int for end in ends):
+        raise TypeError("data_offsets are not integers")
+    return max(ends, default=0)
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -7,10 +7,14 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from harness.runtime_process import build_config
 from qwenvl_runtime import snapshot as subject
@@ -30,15 +34,18 @@ def safetensors(size: int = 64, name: str = "weight") -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(range(256)) * (size // 256) + bytes(size % 256)
 
 
+def fill(folder: Path) -> None:
+    (folder / "processor").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "processor" / "tokenizer.json").write_text("[]")
+    (folder / WEIGHTS).write_bytes(safetensors())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    (made / "processor").mkdir(parents=True)
-    (made / "config.json").write_text("{}")
-    (made / "processor" / "tokenizer.json").write_text("[]")
-    (made / WEIGHTS).write_bytes(safetensors())
-    create(made)
-    return made
+    fill(tmp_path / "model")
+    create(tmp_path / "model")
+    return tmp_path / "model"
 
 
 def snapshot_of(folder: Path, digest: str | None = None, always: bool = False, **engine: Any) -> Snapshot:
@@ -406,6 +413,52 @@ def test_what_nobody_declared_may_be_anything(folder: Path) -> None:
 def test_a_configuration_that_cannot_be_read_is_invalid(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     assert "config.json" in refusal(folder, "", quantization="fp8")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"quantization": null}', '{"quantization": "NVFP4"}', '{"quantization": ["NVFP4"]}']
+)
+def test_modelopt_s_file_may_hold_anything(folder: Path, content: str) -> None:
+    (folder / "hf_quant_config.json").write_text(content)
+    said = refusal(folder, "", quantization="nvfp4")
+    assert ("modelopt" if "null" in content else "quantization in hf_quant_config.json is not an object") in said
+
+
+KNOWN = (
+    *("quantization_config", "compression_config", "text_config", "quantization", "quant_method", "quant_algo"),
+    *("config_groups", "format", "weights", "type", "num_bits", "packing_format", "weight_map", "data_offsets"),
+    *("compressed-tensors", "modelopt", "auto-round", "fp8", "\ud800", "\0", "__metadata__"),
+)
+WORDS = st.sampled_from(KNOWN) | st.text(max_size=3)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+HOLDERS = {
+    "config.json": "quantization_config",
+    "hf_quant_config.json": "quantization",
+    INDEX: "weight_map",
+    WEIGHTS: "w",
+}
+"""The field of each file in which anything might be."""
+
+
+@pytest.mark.parametrize("file", HOLDERS)
+@settings(deadline=None)
+@given(content=ANYTHING, whole=st.booleans())
+@example(content={"data_offsets": ["0", "64"]}, whole=False)
+@example(content={"data_offsets": [0, 64.0]}, whole=False)
+def test_whatever_its_files_hold_a_snapshot_is_whole_or_refused(file: str, content: object, whole: bool) -> None:
+    data = json.dumps(content if whole else {HOLDERS[file]: content}).encode()
+    with TemporaryDirectory() as name:
+        folder = Path(name, "model")
+        fill(folder)
+        (folder / file).write_bytes(struct.pack("<Q", len(data)) + data if file == WEIGHTS else data)
+        with suppress(SnapshotError):
+            snapshot_of(folder, "", quantization="fp8").check(LATER)
 
 
 def test_a_snapshot_that_was_tampered_with_is_called_that(folder: Path) -> None:
