@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qwenvl_runtime.hashing import Progress, hash_files
 from qwenvl_runtime.manifest import FILE, Entry, Manifest, SnapshotError, digest_of, list_files
+from qwenvl_runtime.mismatch import MismatchError
 from qwenvl_runtime.snapshot import require_model, verify
 from qwenvl_runtime.weights import check_weights
 
@@ -33,8 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action == "create":
             manifest, digest = create(arguments.folder)
         else:
-            verified = verify(arguments.folder, arguments.digest or "", None, Progress(), time.time())
+            digest = arguments.digest or ""
+            verified = verify(arguments.folder, digest, None, Progress(), time.time(), find_all=True)
             manifest, digest = verified.manifest, verified.digest
+    except MismatchError as error:
+        print(f"error: {arguments.folder} is not what its manifest says", file=sys.stderr)
+        for kind, names in error.wrong.items():
+            for name in names:
+                print(f"{kind}: {name}", file=sys.stderr)
+        return INVALID
     except (SnapshotError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return INVALID

@@ -14,12 +14,12 @@ from qwenvl_runtime.config import RuntimeConfig, SnapshotReport
 from qwenvl_runtime.hashing import Progress, hash_files
 from qwenvl_runtime.manifest import Manifest, SnapshotError, digest_of, list_files, read_manifest, unreadable
 from qwenvl_runtime.marker import Marker, Stamp, read_marker, take_stamps, write_marker
+from qwenvl_runtime.mismatch import MismatchError, compare, compare_hashes, name_some
 from qwenvl_runtime.quantization import find_format
 from qwenvl_runtime.weights import check_weights, read_object
 
 _CONFIG = "config.json"
 _MODELOPT_CONFIG = "hf_quant_config.json"
-_NAMED = 5
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +112,12 @@ def require_model(folder: Path) -> None:
         raise unreadable(error.filename or folder, error) from error
 
 
-def verify(folder: Path, digest: str, marker: Marker | None, progress: Progress, now: float) -> Verified:
+def verify(
+    folder: Path, digest: str, marker: Marker | None, progress: Progress, now: float, *, find_all: bool = False
+) -> Verified:
     """Compare the folder with its manifest, whose digest must be `digest` if one is given. Hashes nothing if `marker`
-    says that nothing has changed. Raises SnapshotError."""
+    says that nothing has changed, nor, unless it is to `find_all`, once a name or a size is wrong. Raises
+    SnapshotError, of which MismatchError is one."""
     progress.step = "listing its files"
     data = read_manifest(folder)
     found = digest_of(data)
@@ -126,11 +129,17 @@ def verify(folder: Path, digest: str, marker: Marker | None, progress: Progress,
         stamps, folders = take_stamps(files), take_stamps(_list_folders(folder, files))
     except OSError as error:
         raise unreadable(error.filename, error) from error
-    _refuse(folder, _compare(manifest, stamps))
+    wrong = compare(manifest, stamps)
+    if any(wrong.values()) and not find_all:
+        raise MismatchError(folder, wrong)
     if marker is not None and marker.digest == digest and marker.stamps == stamps:
         return Verified(found, manifest, stamps, folders, marker.hashed_at, from_marker=True)
     progress.step, progress.total = "hashing", manifest.size
-    _refuse(folder, _compare_hashes(manifest, hash_files(files, progress)))
+    sizes = {entry.path: entry.size for entry in manifest.files}
+    hashes = hash_files({name: files[name] for name, stamp in stamps.items() if sizes.get(name) == stamp[0]}, progress)
+    wrong |= compare_hashes(manifest, hashes)
+    if any(wrong.values()):
+        raise MismatchError(folder, wrong)
     _require_same(folder, {**stamps, **folders}, "while it was hashed")
     return Verified(found, manifest, stamps, folders, now)
 
@@ -152,36 +161,6 @@ def check_quantization(folder: Path, declared: str, extra_args: tuple[str, ...])
         )
 
 
-def _compare(manifest: Manifest, stamps: Mapping[str, Stamp]) -> dict[str, list[str]]:
-    """What is wrong by names and sizes, by kind."""
-    listed = {entry.path: entry.size for entry in manifest.files}
-    return {
-        "missing": sorted(listed.keys() - stamps.keys()),
-        "not in the manifest": sorted(stamps.keys() - listed.keys()),
-        "of another size": [
-            f"{name} ({stamps[name][0]} bytes, the manifest says {size})"
-            for name, size in listed.items()
-            if name in stamps and stamps[name][0] != size
-        ],
-    }
-
-
-def _compare_hashes(manifest: Manifest, hashes: Mapping[str, str | OSError]) -> dict[str, list[str]]:
-    unread = {name: error for name, error in hashes.items() if isinstance(error, OSError)}
-    return {
-        "of another content (sha256)": [
-            entry.path for entry in manifest.files if entry.path not in unread and hashes[entry.path] != entry.sha256
-        ],
-        "unreadable": [f"{name} ({error.strerror})" for name, error in sorted(unread.items())],
-    }
-
-
-def _refuse(folder: Path, wrong: Mapping[str, list[str]]) -> None:
-    said = [f"{kind}: {_name_some(names)}" for kind, names in wrong.items() if names]
-    if said:
-        raise SnapshotError(f"{folder} is not what its manifest says; {'; '.join(said)}")
-
-
 def _list_folders(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """A folder that is moved away and back leaves its files' times alone, but not its own."""
     root = folder.resolve()
@@ -196,9 +175,4 @@ def _require_same(folder: Path, stamps: Mapping[str, Stamp], when: str) -> None:
         raise unreadable(error.filename or folder, error) from error
     changed = sorted(name for name in now.keys() | stamps.keys() if now.get(name) != stamps.get(name))
     if changed:
-        raise SnapshotError(f"{folder} has changed {when}: {_name_some(changed)}")
-
-
-def _name_some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        raise SnapshotError(f"{folder} has changed {when}: {name_some(changed)}")

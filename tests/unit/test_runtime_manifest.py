@@ -138,6 +138,27 @@ def test_create_prints_the_digest_that_verify_wants(folder: Path, capsys: pytest
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "extra", "model.safetensors", FILE]
 
 
+def test_verify_names_every_file_that_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        (folder / f"same-{number}").write_text("1")
+    (folder / "gone").touch()
+    assert cli.main(["manifest", "create", str(folder)]) == 0
+    capsys.readouterr()
+    (folder / "gone").unlink()
+    (folder / "config.json").write_text('{"longer": 1}')
+    for number in range(9):
+        (folder / f"same-{number}").write_text("2")
+        (folder / f"more-{number}").touch()
+    assert cli.main(["manifest", "verify", str(folder)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {folder} is not what its manifest says",
+        "missing: gone",
+        *(f"not in the manifest: more-{number}" for number in range(9)),
+        "of another size: config.json (13 bytes, the manifest says 2)",
+        *(f"of another content (sha256): same-{number}" for number in range(9)),
+    ]
+
+
 def test_what_an_interrupted_create_left_is_not_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / f"{FILE}.part").write_text("{")
     assert cli.main(["manifest", "create", str(folder)]) == 0
