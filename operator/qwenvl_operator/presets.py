@@ -85,8 +85,8 @@ class Accelerator:
     """GiB that CUDA reports: less than the nominal size, part of which the driver keeps."""
     capability: int
     """CUDA compute capability, 80 for 8.0."""
-    products: tuple[str, ...]
-    """How the label `nvidia.com/gpu.product` begins."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the same GPU, without the words of `_ADDED`."""
     refusal: str = ""
     """Why nothing is served on it; empty where it is supported."""
     slice_of: str = ""
@@ -94,14 +94,24 @@ class Accelerator:
     shared: bool = False
     """Whether other pods may be on it, as with time-slicing."""
 
+    @property
+    def family(self) -> str:
+        """The name without the memory."""
+        return self.name.split("-")[0]
+
 
 _SMALL = (
     "24 GB GeForce cards of this generation are not supported: no native FP8, and no peer access between two of them"
 )
 
 _TOO_OLD = "GPUs of this generation and size are not supported: an RTX 3090 is not either"
-# As they are written without spaces and hyphens; an RTX 3090 has a line of its own.
-_OLD = re.compile(r"RTX(20[678]|30[5-8])0|GTX[0-9]{3}|^(NVIDIA|TESLA)*(T4|V100|P100|P40|P4|M60|K80)(?![0-9])")
+# An RTX 3090 has a line of its own.
+_OLD = re.compile(r"(RTX)?(20[678]0|30[5-8]0)|GTX[0-9]{3}|(T4|V100|P100|P40|P4|M60|K80)(?![0-9])")
+# What a name may have beside the GPU's own, in any spelling of cloud, shop or label: it does not tell two GPUs apart.
+_ADDED = re.compile(
+    r"NVIDIA|TESLA|GEFORCE|GPU|TENSOR|CORE|SXM[0-9]?|PCIE|HBM[0-9]E?|BLACKWELL|SERVER|WORKSTATION|MAX|Q|EDITION|SHARED"
+)
+_SIZE = re.compile(r"([0-9]+)(?:G|GB|GIB)")
 _SLICE = re.compile(r"mig-([0-9]+g\.([0-9]+)gb)", re.IGNORECASE)
 # Of the GB in a slice's name; 39.5 GiB of 3g.40gb, for example.
 _SLICE_SHARE = 0.98
@@ -110,53 +120,56 @@ ACCELERATORS = MappingProxyType(
     {
         each.name: each
         for each in (
-            Accelerator("A10-24G", 22.1, 86, ("NVIDIA-A10", "NVIDIA-A10G")),
-            Accelerator("L40S-48G", 44.4, 89, ("NVIDIA-L40S",)),
-            Accelerator("A100-40G", 39.4, 80, ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB")),
-            Accelerator("A100-80G", 79.2, 80, ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe")),
-            Accelerator("H100-80G", 79.2, 90, ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe")),
-            Accelerator("H200-141G", 139.8, 90, ("NVIDIA-H200",)),
-            Accelerator("B200-180G", 178.3, 100, ("NVIDIA-B200",)),
-            Accelerator("RTX3090-24G", 23.6, 86, ("NVIDIA-GeForce-RTX-3090",), refusal=_SMALL),
-            Accelerator("RTX4090-24G", 23.5, 89, ("NVIDIA-GeForce-RTX-4090",)),
-            Accelerator("RTX5090-32G", 31.4, 120, ("NVIDIA-GeForce-RTX-5090",)),
-            Accelerator("RTXPRO6000-96G", 94.9, 120, ("NVIDIA-RTX-PRO-6000-Blackwell",)),
+            Accelerator("A10-24G", 22.1, 86, ("A10G",)),
+            Accelerator("L40S-48G", 44.4, 89),
+            Accelerator("A100-40G", 39.4, 80),
+            Accelerator("A100-80G", 79.2, 80),
+            Accelerator("H100-80G", 79.2, 90),
+            Accelerator("H200-141G", 139.8, 90, ("H200NVL",)),
+            Accelerator("B200-180G", 178.3, 100),
+            Accelerator("RTX3090-24G", 23.6, 86, ("3090", "RTX3090TI", "3090TI"), refusal=_SMALL),
+            Accelerator("RTX4090-24G", 23.5, 89, ("4090", "RTX4090D")),
+            Accelerator("RTX5090-32G", 31.4, 120, ("5090", "RTX5090D")),
+            Accelerator("RTXPRO6000-96G", 94.9, 120),
         )
     }
 )
 
 
 def find_accelerator(model: str, product: str, resource: str = "nvidia.com/gpu") -> Accelerator | None:
-    """By `hardware.accelerator.model`, with or without the memory behind it, or else by a node's product label.
+    """By `hardware.accelerator.model`, or else by a node's product label; both in any of the names a GPU goes by.
 
-    The label and the resource also say whether it is a slice of one, or shared.
+    None where the name is unknown, or could be of several. The label and the resource also say whether it is a slice of
+    one, or shared; a slice has its memory in its name, whatever the whole has.
 
     >>> find_accelerator("h100", "").name, find_accelerator("", "NVIDIA-A10").name, find_accelerator("A100", "")
     ('H100-80G', 'A10-24G', None)
-    >>> find_accelerator("H100", "", "nvidia.com/mig-3g.40gb").name
-    'H100-80G (3g.40gb)'
+    >>> find_accelerator("A100", "", "nvidia.com/mig-3g.40gb").name
+    'A100 (3g.40gb)'
     """
-    gpu = _find_whole(model, product)
-    if gpu is None:
+    found = _find_whole(_SLICE.sub("", model or product))
+    cut = _SLICE.search(resource) or _SLICE.search(product)
+    if not found or (len(found) > 1 and not cut):
         return None
-    if cut := _SLICE.search(resource) or _SLICE.search(product):
-        gpu = replace(gpu, name=f"{gpu.name} ({cut[1]})", slice_of=gpu.name, memory=int(cut[2]) * _SLICE_SHARE)
+    gpu = found[0]
+    if cut:
+        whole = gpu.name if len(found) == 1 else gpu.family
+        gpu = replace(gpu, name=f"{whole} ({cut[1]})", slice_of=whole, memory=int(cut[2]) * _SLICE_SHARE)
     return replace(gpu, shared=resource.endswith(".shared") or product.endswith("-SHARED"))
 
 
-def _find_whole(model: str, product: str) -> Accelerator | None:
-    named = (model or product).upper().replace(" ", "").replace("-", "")
-    if _OLD.search(named):
-        return Accelerator(model or product, 0.0, 75, (), refusal=_TOO_OLD)
-    if model:
-        exact = [each for name, each in ACCELERATORS.items() if name.replace("-", "") == named]
-        short = [each for name, each in ACCELERATORS.items() if name.split("-")[0] == named]
-        found = exact or short
-        return found[0] if len(found) == 1 else None
-    if "LAPTOP" in named:
-        return None  # with less memory than the card of the same name
-    labels = [(label, each) for each in ACCELERATORS.values() for label in each.products]
-    return next((each for label, each in labels if product == label or product.startswith(f"{label}-")), None)
+def _find_whole(named: str) -> list[Accelerator]:
+    """All that the name could be of."""
+    words = re.split(r"[ ._-]+", named.upper())
+    sizes = {size[1] for word in words if (size := _SIZE.fullmatch(word))}
+    name = "".join(word for word in words if not _ADDED.fullmatch(word) and not _SIZE.fullmatch(word))
+    if _OLD.match(name):
+        return [Accelerator(named, 0.0, 75, refusal=_TOO_OLD)]
+    return [
+        gpu
+        for gpu in ACCELERATORS.values()
+        if name in (gpu.family, *gpu.aliases) and sizes <= {gpu.name.removeprefix(f"{gpu.family}-").removesuffix("G")}
+    ]
 
 
 def attention(kv_bytes: int, capability: int) -> tuple[str, ...]:

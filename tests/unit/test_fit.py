@@ -193,14 +193,41 @@ def test_an_accelerator_by_its_name_or_by_the_nodes_label(model: str, product: s
         ("NVIDIA-H100-80GB-HBM3-MIG-3g.40gb", "H100-80G (3g.40gb)"), ("NVIDIA-A10-SHARED", "A10-24G"),
         ("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb-SHARED", "A100-40G (1g.5gb)"),
         ("NVIDIA-GeForce-RTX-4090-Laptop-GPU", None), ("NVIDIA-H100-NVL", None), ("NVIDIA-L40", None),
+        ("NVIDIA-H100-SXM-64GB", None), ("NVIDIA-GB200", None), ("NVIDIA-RTX-6000-Ada-Generation", None),
     ],
 )  # fmt: skip
 def test_labels_as_the_feature_discovery_writes_them(label: str, found: str | None) -> None:
+    for gpu in (find_accelerator("", label), find_accelerator(label, "")):
+        assert (re.sub(r" \(.*", "", gpu.name) if gpu else None) == (found and found.partition(" ")[0])
     gpu = find_accelerator("", label)
     assert (gpu.name if gpu else None) == found
 
 
-@pytest.mark.parametrize("name", ["NVIDIA-GeForce-RTX-3080", "RTX 2080", "Tesla-T4", "Tesla-V100-SXM2-32GB", "RTX3090"])
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("H100-80GB", "H100-80G"), ("H100 PCIe", "H100-80G"), ("h100_sxm5_80gb", "H100-80G"),
+        ("nvidia-h100-80gb", "H100-80G"), ("H100 Tensor Core GPU", "H100-80G"), ("A100-80GB", "A100-80G"),
+        ("A100-SXM4-80GB", "A100-80G"), ("A100 40GB PCIe", "A100-40G"), ("A10G", "A10-24G"),
+        ("NVIDIA-A10", "A10-24G"), ("A10-24GB", "A10-24G"), ("l40s-48gb", "L40S-48G"), ("4090", "RTX4090-24G"),
+        ("GeForce RTX 4090", "RTX4090-24G"),
+        ("H200-NVL", "H200-141G"), ("RTX PRO 6000", "RTXPRO6000-96G"), ("rtxpro6000-96g", "RTXPRO6000-96G"),
+        ("A100", None), ("nvidia-tesla-a100", None), ("A100-SXM4", None), ("H100-94GB", None), ("H100-NVL", None),
+        ("L40", None), ("A1000", None), ("RTX 4090 Laptop", None), ("GPU", None), ("80GB", None), ("NVIDIA", None),
+    ],
+)  # fmt: skip
+def test_an_accelerator_by_any_name_it_goes_by(name: str, found: str | None) -> None:
+    gpu = find_accelerator(name, "")
+    assert (gpu.name if gpu else None) == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA-GeForce-RTX-3080", "RTX 2080", "Tesla-T4", "Tesla-V100-SXM2-32GB", "RTX3090", "RTX 3090 Ti", "3090",
+        "3090 Ti", "NVIDIA-GeForce-RTX-3090", "3080", "V100-32GB", "V100", "Tesla P40", "GTX 1080",
+    ],
+)  # fmt: skip
 def test_a_3090_and_what_is_below_are_refused(name: str) -> None:
     fit = fit_of(accelerator={"model": name})
     assert not fit.fits
@@ -216,6 +243,12 @@ def test_a_slice_of_a_gpu_has_the_slices_memory() -> None:
     assert "hardware.accelerator.count" not in fit.message
     assert fit_of(accelerator=sliced, engine={"maxModelLen": 16384}).fits
     assert "one MIG slice only" in fit_of(accelerator={**sliced, "count": 2}, engine={"maxModelLen": 16384}).message
+
+
+def test_a_slice_says_its_memory_whatever_the_whole_has() -> None:
+    fit = fit_of(accelerator={"model": "A100", "resource": "nvidia.com/mig-3g.40gb"}, engine={"maxModelLen": 16384})
+    assert fit.fits
+    assert "1x A100 (3g.40gb)" in fit.message
 
 
 @pytest.mark.parametrize(
