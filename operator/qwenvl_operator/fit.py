@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from qwenvl_operator.presets import ACCELERATORS, FORMATS, GIB, QWEN3_VL_30B_A3B, Accelerator, Format, Shapes, kernel
+from qwenvl_operator.presets import ACCELERATORS, FORMATS, GIB, QWEN3_VL_30B_A3B, Accelerator, Shapes, kernel
 from qwenvl_runtime.config import PICTURE_MARKS, PIXELS_PER_TOKEN
 
 # CUDA's context, CUDA graphs, and the activations of one step of the decoder.
@@ -45,6 +45,8 @@ class Demand:
     """Bytes of one value in the KV cache."""
     split_experts: bool = True
     """False with `--enable-expert-parallel`: each GPU has whole experts."""
+    marlin: bool = False
+    """True with `--moe-backend marlin`, which fills up a part of an expert to whole blocks."""
 
 
 _Change = tuple[str, Demand]
@@ -91,11 +93,21 @@ def picture_tokens(max_pixels: int) -> int:
     return max_pixels // PIXELS_PER_TOKEN + PICTURE_MARKS
 
 
-def weight_gib(weights: Format, count: int, shapes: Shapes) -> float:
-    """Weights on one of `count` GPUs: the vision tower and the router are whole on each."""
-    split = shapes.experts * weights.expert_bits / 8 + shapes.attention * weights.attention_bits / 8
+def expert_part(demand: Demand, shapes: Shapes) -> int:
+    """How wide an expert's part on one GPU is."""
+    if not demand.split_experts:
+        return shapes.moe_intermediate
+    part = shapes.moe_intermediate // demand.count
+    return part + -part % FORMATS[demand.weights].block if demand.marlin else part
+
+
+def weight_gib(demand: Demand, shapes: Shapes) -> float:
+    """Weights on one GPU: the vision tower and the router are whole on each."""
+    weights = FORMATS[demand.weights]
+    filled = expert_part(demand, shapes) * demand.count / shapes.moe_intermediate if demand.split_experts else 1
+    split = shapes.experts * filled * weights.expert_bits / 8 + shapes.attention * weights.attention_bits / 8
     split += shapes.embeddings * 2
-    return (split / count + (shapes.router + shapes.vision) * 2) / GIB
+    return (split / demand.count + (shapes.router + shapes.vision) * 2) / GIB
 
 
 def kv_token_bytes(demand: Demand, shapes: Shapes) -> int:
@@ -104,7 +116,7 @@ def kv_token_bytes(demand: Demand, shapes: Shapes) -> int:
 
 
 def _measure(demand: Demand, gpu: Accelerator, shapes: Shapes) -> Fit:
-    weights = weight_gib(FORMATS[demand.weights], demand.count, shapes)
+    weights = weight_gib(demand, shapes)
     encoder = demand.max_pixels // PIXELS_PER_TOKEN * ENCODER_BYTES / GIB if demand.max_images else 0.0
     overhead = BASE_OVERHEAD + encoder + demand.max_num_seqs * shapes.vocabulary * LOGIT_BYTES / GIB
     room = gpu.memory * demand.utilization - weights - overhead
@@ -118,7 +130,7 @@ def _measure(demand: Demand, gpu: Accelerator, shapes: Shapes) -> Fit:
         overhead=overhead,
         kv_tokens=tokens - tokens % BLOCK_TOKENS,
         pictures=pictures,
-        kernel=kernel(demand.weights, gpu.capability),
+        kernel=kernel(demand.weights, gpu.capability, expert_part(demand, shapes), marlin=demand.marlin),
     )
 
 
@@ -128,7 +140,7 @@ def _find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) ->
     if shapes.heads % demand.count:
         return f"{shapes.heads} attention heads cannot be split over {demand.count} GPUs"
     block = FORMATS[demand.weights].block
-    part = shapes.moe_intermediate // demand.count if demand.split_experts else shapes.moe_intermediate
+    part = expert_part(demand, shapes)
     if part % block and gpu.capability < 89:
         return (
             f"{demand.count} parts of an expert ({part} wide) are not made of whole {block}-wide blocks, which the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
 from qwenvl_operator.fit import Demand, Fit, check
 from qwenvl_operator.presets import Accelerator, attention, find_accelerator
-from qwenvl_runtime.arguments import find_option
+from qwenvl_runtime.arguments import find_option, has_flag
 from qwenvl_runtime.config import EngineReport
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -47,7 +47,8 @@ def find_gpu(spec: QwenVLDeploymentSpec) -> Accelerator | None:
 
 
 def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
-    kv_type = find_option(spec.engine.extra_args, "--kv-cache-dtype") or ""
+    given = spec.engine.extra_args
+    kv_type = find_option(given, "--kv-cache-dtype") or ""
     return Demand(
         weights=spec.model.quantization or "fp8",
         count=spec.hardware.accelerator.count,
@@ -57,7 +58,8 @@ def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
         max_images=spec.media.max_images,
         max_pixels=spec.media.max_pixels,
         kv_bytes=1 if kv_type.startswith("fp8") else 2,
-        split_experts="--enable-expert-parallel" not in spec.engine.extra_args,
+        split_experts=not has_flag(given, "--enable-expert-parallel", "-ep"),
+        marlin=(find_option(given, "--moe-backend") or "").lower() == "marlin",
     )
 
 

@@ -58,6 +58,7 @@ class Format:
     """Width of the blocks that share a scale: a GPU's part of an expert must be made of whole ones."""
 
 
+_GROUP = 128
 # fp8: one 32-bit scale for 128x128 weights. 4-bit: a 16-bit scale and a 4-bit zero for 128 weights. nvfp4: an 8-bit
 # scale for 16 weights. int8: what vLLM and compressed-tensors agree on for MoE, experts alone.
 FORMATS = MappingProxyType(
@@ -181,16 +182,25 @@ def attention(kv_bytes: int, capability: int) -> tuple[str, ...]:
     return ("FLASH_ATTN",)
 
 
-def kernel(weights: str, capability: int) -> str:
-    """What computes the experts, as vLLM chooses it by weight format and generation (its MoE oracles)."""
+def kernel(weights: str, capability: int, part: int, *, marlin: bool = False) -> str:
+    """What computes the experts, as vLLM chooses it by weight format and generation (its MoE oracles).
+
+    `part` is how wide an expert's part on one GPU is; `marlin` whether the user asks for Marlin.
+    """
     if weights == "none":
         return "bf16 Triton"
     if weights == "fp8":
-        if capability < 89:
-            return "Marlin W8A16: FP8 is storage only here, without FP8 arithmetic"
-        return "FlashInfer W8A8" if capability >= 100 else "Triton or CUTLASS W8A8"
+        return _fp8_kernel(capability, part, marlin=marlin)
     if weights == "int8":
         return "Triton W8A8"
     if weights == "nvfp4":
         return "native FP4" if capability >= 100 else "Marlin W4A16: FP4 is storage only here"
-    return "Marlin W4A16"
+    return "Moe WNA16 W4A16, since Marlin needs whole groups of 128" if part % _GROUP else "Marlin W4A16"
+
+
+def _fp8_kernel(capability: int, part: int, *, marlin: bool) -> str:
+    if capability < 89 or marlin:
+        return "Marlin W8A16: FP8 is storage only here, without FP8 arithmetic"
+    if part % FORMATS["fp8"].block:
+        return "Triton W8A8, which alone computes with parts of a block"
+    return "FlashInfer W8A8" if capability == 100 else "Triton or CUTLASS W8A8"

@@ -91,16 +91,29 @@ _NUMBER = re.compile(r"-\.?\d")
 
 
 def find_option(arguments: Sequence[str], *names: str) -> str | None:
-    """The value of an option, given as `--name=value` or as two arguments; None if it is not there.
+    """The value of an option, given as `--name=value` or as two arguments, the last if there are several; None if it is
+    not there.
 
     >>> find_option(["--seed", "1", "-q=fp8"], "--quantization", "-q"), find_option(["--seed", "1"], "-q")
     ('fp8', None)
     """
+    found = None
     for argument, following in pairwise([*arguments, ""]):
         name, _, value = argument.partition("=")
-        if name in names:
-            return value or following
-    return None
+        if _spell(name) in names:
+            found = value or following
+    return found
+
+
+def has_flag(arguments: Sequence[str], *names: str) -> bool:
+    """Whether a flag is on, by the last that is said of it; the first of its names is the one that `--no-` turns off.
+
+    >>> has_flag(["-ep"], "--enable-expert-parallel", "-ep"), has_flag(["--x", "--no-x"], "--x")
+    (True, False)
+    """
+    off = names[0].replace("--", "--no-", 1)
+    said = [name for argument in arguments if (name := _spell(argument)) in (*names, off)]
+    return bool(said) and said[-1] != off
 
 
 def refused_arguments(extra_args: Sequence[str]) -> list[str]:
@@ -120,11 +133,16 @@ def refused_arguments(extra_args: Sequence[str]) -> list[str]:
     return refused
 
 
+def _spell(flag: str) -> str:
+    """As the engine reads it: `_` in a long flag as `-`."""
+    return flag.replace("_", "-") if flag.startswith("--") else flag
+
+
 def _refusal(name: str) -> str:
     if not name.startswith("--"):
         allowed = name in SHORT_OPTIONS or name.startswith("-O")
         return "" if allowed else "give the flag's long name"
-    flag = name.lower().replace("_", "-")
+    flag = _spell(name.lower())
     flag = f"--{flag[5:]}" if flag.startswith("--no-") else flag
     if flag in WHOLE_FLAGS:
         return ""

@@ -75,12 +75,26 @@ def test_what_cannot_run_is_refused_with_the_numbers_and_what_would(
     assert said in fit.message
 
 
-def test_whole_experts_on_each_gpu_need_no_narrow_blocks() -> None:
-    assert check(Demand(count=4, split_experts=False), ACCELERATORS["A10-24G"]).fits
-    assert fit_of(accelerator={"model": "A10-24G", "count": 4}, engine={"extraArgs": ["--enable-expert-parallel"]}).fits
+@pytest.mark.parametrize(
+    "given", [["--enable-expert-parallel"], ["--enable_expert_parallel"], ["-ep"], ["--moe-backend=marlin"]]
+)
+def test_whole_experts_or_marlin_need_no_narrow_blocks(given: list[str]) -> None:
+    fit = fit_of(accelerator={"model": "A10-24G", "count": 4}, engine={"extraArgs": given})
+    assert fit.fits
+    assert "Marlin" in fit.kernel
 
 
-@pytest.mark.parametrize("given", [["--kv-cache-dtype=fp8"], ["--seed", "1", "--kv-cache-dtype", "fp8_e4m3"]])
+def test_marlin_fills_up_parts_of_experts_to_whole_blocks() -> None:
+    gpu = ACCELERATORS["A10-24G"]
+    filled, whole = (check(Demand(count=4, **how), gpu) for how in ({"marlin": True}, {"split_experts": False}))
+    assert filled.weights / whole.weights == pytest.approx(4 / 3, rel=0.05)
+    assert check(Demand(count=2, marlin=True), gpu).weights == check(Demand(count=2), gpu).weights
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--kv-cache-dtype=fp8"], ["--seed", "1", "--kv-cache-dtype", "fp8_e4m3"], ["--kv_cache_dtype=fp8"]],
+)
 def test_an_fp8_cache_holds_twice_as_many_tokens(given: list[str]) -> None:
     assert fit_of(engine={"extraArgs": given}).kv_tokens == pytest.approx(2 * fit_of().kv_tokens, abs=32)
 
@@ -154,9 +168,30 @@ def test_the_smallest_change_is_advised_first(accelerator: str, changes: dict[st
     assert fit.message.partition(" What would: ")[2].removesuffix(".").split("; or ")[: len(advised)] == advised
 
 
+@pytest.mark.parametrize(
+    ("weights", "accelerator", "changes", "said"),
+    [
+        ("fp8", "B200-180G", {"count": 2}, "FlashInfer"),
+        ("fp8", "B200-180G", {"count": 8}, "Triton W8A8, which alone"),
+        ("fp8", "B200-180G", {"count": 8, "split_experts": False}, "FlashInfer"),
+        ("fp8", "RTXPRO6000-96G", {}, "Triton or CUTLASS"),
+        ("fp8", "H100-80G", {"count": 4}, "Triton W8A8, which alone"),
+        ("fp8", "H100-80G", {"count": 4, "marlin": True}, "Marlin W8A16"),
+        ("awq", "H100-80G", {"count": 2}, "Marlin W4A16"),
+        ("awq", "H100-80G", {"count": 4}, "Moe WNA16"),
+        ("gptq", "A10-24G", {"count": 8}, "Moe WNA16"),
+        ("gptq", "A10-24G", {"count": 8, "split_experts": False}, "Marlin W4A16"),
+    ],
+)
+def test_the_kernel_goes_by_what_a_gpu_has_of_an_expert(
+    weights: str, accelerator: str, changes: dict[str, Any], said: str
+) -> None:
+    assert said in check(Demand(weights=weights, **changes), ACCELERATORS[accelerator]).kernel
+
+
 def test_fp8_is_storage_alone_before_ada() -> None:
-    assert "storage only" in kernel("fp8", 80)
-    assert "storage only" not in kernel("fp8", 89)
+    assert "storage only" in kernel("fp8", 80, 768)
+    assert "storage only" not in kernel("fp8", 89, 768)
     assert any(
         "storage only" in warning
         for warning in fit_of(accelerator={"model": "A10", "count": 2}, engine={"maxModelLen": 16384}).warnings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.runtime_process import build_config
-from qwenvl_runtime.arguments import REFUSED, refused_arguments
+from qwenvl_runtime.arguments import REFUSED, find_option, has_flag, refused_arguments
 from qwenvl_runtime.engine import build_arguments, build_environment
 
 SOCKET = Path("/tmp/x/engine.sock")
@@ -70,6 +70,37 @@ def test_refused_arguments_are_named_with_a_reason(extra: list[str], named: str)
 def test_every_spelling_of_a_refused_flag_is_refused(flag: str) -> None:
     for spelling in (flag, f"{flag}=1", f"{flag}.a", flag.replace("-", "_").replace("__", "--", 1), f"--no-{flag[2:]}"):
         assert refused_arguments([spelling]), spelling
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (["--kv-cache-dtype", "fp8"], "fp8"),
+        (["--kv_cache_dtype=fp8"], "fp8"),
+        (["--kv-cache_dtype", "fp8"], "fp8"),
+        (["--kv-cache-dtype=auto", "--kv_cache_dtype", "fp8"], "fp8"),
+        (["--kv-cache-dtype-skip-layers=1"], None),
+        ([], None),
+    ],
+)
+def test_an_option_is_read_as_the_engine_reads_it(given: list[str], value: str | None) -> None:
+    assert find_option(given, "--kv-cache-dtype") == value
+
+
+@pytest.mark.parametrize(
+    ("given", "on"),
+    [
+        (["--enable-expert-parallel"], True),
+        (["--enable_expert_parallel"], True),
+        (["-ep"], True),
+        (["--enable-expert-parallel", "--no-enable-expert-parallel"], False),
+        (["--no_enable_expert_parallel", "-ep"], True),
+        (["--enable-expert-parallel=true"], False),
+        ([], False),
+    ],
+)
+def test_a_flag_is_read_as_the_engine_reads_it(given: list[str], on: bool) -> None:
+    assert has_flag(given, "--enable-expert-parallel", "-ep") == on
 
 
 def test_the_runtime_sets_nothing_that_a_user_could_set_too() -> None:
