@@ -15,9 +15,10 @@ import yaml
 from qwenvl_operator.api.v1alpha1 import API_VERSION, KIND
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import InvalidSpec
-from qwenvl_operator.fit import COUNTS, Demand, check
+from qwenvl_operator.fit import COUNTS, check
 from qwenvl_operator.fitness import check_spec
-from qwenvl_operator.presets import ACCELERATORS, FORMATS
+from qwenvl_operator.footprint import Demand
+from qwenvl_operator.presets import ACCELERATORS, FORMATS, Accelerator
 
 FITS, DOES_NOT_FIT, UNREADABLE = 0, 1, 2
 TABLE_DEMAND = Demand(max_model_len=16384, max_num_seqs=16, max_pixels=2_097_152)
@@ -55,14 +56,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def build_table() -> Iterator[str]:
-    """KV tokens by accelerator, GPUs and weight format; a dash where that does not fit."""
+    """KV tokens by accelerator, GPUs and weight format, with `ep` where only expert parallel runs; a dash where that
+    does not fit."""
     yield f"| GPUs | {' | '.join(FORMATS)} |"
     yield "| --- |" + " ---: |" * len(FORMATS)
     for gpu in ACCELERATORS.values():
         for count in COUNTS[:3]:
-            fits = [check(replace(TABLE_DEMAND, weights=weights, count=count), gpu) for weights in FORMATS]
-            cells = [f"{fit.kv_tokens:,}" if fit.fits else "-" for fit in fits]
+            cells = [_tokens(replace(TABLE_DEMAND, weights=weights, count=count), gpu) for weights in FORMATS]
             yield f"| {count}x {gpu.name} | {' | '.join(cells)} |"
+
+
+def _tokens(demand: Demand, gpu: Accelerator) -> str:
+    for how, changed in (("", demand), (" ep", replace(demand, split_experts=False))):
+        if (fit := check(changed, gpu)).fits:
+            return f"{fit.kv_tokens:,}{how}"
+    return "-"
 
 
 def _read(name: str) -> Iterator[Any]:

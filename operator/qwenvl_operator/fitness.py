@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
-from qwenvl_operator.fit import Demand, Fit, check
+from qwenvl_operator.fit import check
+from qwenvl_operator.footprint import Demand, Fit
 from qwenvl_operator.presets import Accelerator, attention, find_accelerator
 from qwenvl_runtime.arguments import find_option, has_flag
 from qwenvl_runtime.config import EngineReport
@@ -56,6 +57,7 @@ def demand_of(spec: QwenVLDeploymentSpec) -> Demand:
         max_model_len=spec.engine.max_model_len,
         max_num_seqs=spec.engine.max_num_seqs,
         max_images=spec.media.max_images,
+        max_videos=spec.media.max_videos,
         max_pixels=spec.media.max_pixels,
         kv_bytes=1 if kv_type.startswith("fp8") else 2,
         split_experts=not has_flag(given, "--enable-expert-parallel", "-ep"),

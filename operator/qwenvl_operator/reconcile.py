@@ -15,8 +15,8 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import Recorded, desired_children, render
 from qwenvl_operator.errors import ApiError, InvalidSpec, Waiting
 from qwenvl_operator.facts import Facts, Verdict
-from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec, derive_fit
+from qwenvl_operator.footprint import Fit
 from qwenvl_operator.gatekeeper import Gatekeeper, Warmups
 from qwenvl_operator.naming import config_map_name
 from qwenvl_operator.objects import Key, Kind, Ref, ref_of

@@ -27,8 +27,8 @@ from qwenvl_operator.doctor.findings import Finding, Level
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings
 from qwenvl_operator.doctor.resource_checks import check_resource
 from qwenvl_operator.facts import Facts
-from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec
+from qwenvl_operator.footprint import Fit
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import timestamp
 from qwenvl_operator.reasons import Reason

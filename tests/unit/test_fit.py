@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from qwenvl_operator import cli
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
-from qwenvl_operator.fit import COUNTS, Demand, Fit, check
+from qwenvl_operator.fit import COUNTS, ERROR, check
 from qwenvl_operator.fit_command import build_table
 from qwenvl_operator.fitness import NO_GRAPHS, NOT_COMPILED, check_spec, derive_fit, find_slowdown
+from qwenvl_operator.footprint import Demand, Fit
 from qwenvl_operator.presets import ACCELERATORS, FORMATS, find_accelerator, kernel
 from qwenvl_runtime.config import EngineReport
 
@@ -59,12 +60,18 @@ def test_within_five_percent_of_what_was_measured(accelerator: str, demand: Dema
 @pytest.mark.parametrize(
     ("accelerator", "changes", "said"),
     [
-        ("A10-24G", {}, "exceed 20.3 GiB, which is 0.92 of its 22.1 GiB. What would: hardware.accelerator.count: 2"),
+        ("A10-24G", {}, "exceed 20.3 GiB, which is 0.92 of its 22.1 GiB. What would: "),
         ("RTX3090-24G", {"count": 4}, "not supported"),
         ("L40S-48G", {"weights": "none"}, "model.quantization: fp8"),
-        ("A10-24G", {"count": 4}, "add --enable-expert-parallel"),
+        ("A10-24G", {"count": 4}, "What would: --enable-expert-parallel in engine.extraArgs"),
         ("L40S-48G", {"max_model_len": 131072}, "leave room for 101,376 tokens"),
-        ("L40S-48G", {"max_model_len": 131072}, "engine.maxModelLen: 101376"),
+        ("H100-80G", {"utilization": 1.0}, "leaves 0.00 GiB of each GPU's 79.2 GiB, less than CUDA itself takes"),
+        (
+            "A10-24G",
+            {"weights": "awq", "max_model_len": 8192, "utilization": 0.999},
+            "engine.gpuMemoryUtilization: 0.92",
+        ),
+        ("H100-80G", {"max_model_len": 8192, "max_pixels": 16_777_216}, "takes 16,384 tokens and a short text 192"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_numbers_and_what_would(
@@ -126,11 +133,12 @@ def test_more_memory_and_smaller_demands_never_fit_less(demand: Demand, gpu: Any
 
 
 @given(demands, accelerators)
-def test_what_is_advised_works(demand: Demand, gpu: Any) -> None:
+def test_what_is_advised_works_even_if_the_prediction_is_too_high(demand: Demand, gpu: Any) -> None:
     fit = check(demand, gpu)
     if fit.fits or " What would: " not in fit.message:
         return
     fields = {
+        "engine.gpuMemoryUtilization": "utilization",
         "engine.maxModelLen": "max_model_len",
         "engine.maxNumSeqs": "max_num_seqs",
         "media.maxPixels": "max_pixels",
@@ -143,29 +151,95 @@ def test_what_is_advised_works(demand: Demand, gpu: Any) -> None:
             if what == "model.quantization":
                 changed = replace(changed, weights=value)
             elif what in fields:
-                changed = replace(changed, **{fields[what]: int(value)})  # type: ignore[arg-type]
+                changed = replace(changed, **{fields[what]: yaml.safe_load(value)})
+            elif "--enable-expert-parallel" in what:
+                changed = replace(changed, split_experts=False)
             else:
                 on = ACCELERATORS[change.removeprefix("an accelerator such as ")]
-        assert check(changed, on).fits, advice
+        fit = check(changed, on)
+        assert fit.fits, advice
+        assert changed.max_model_len <= (1 - ERROR) * fit.kv_tokens, advice
         assert len(advice.split(" with ")) <= 2
 
 
 @pytest.mark.parametrize(
     ("accelerator", "changes", "advised"),
     [
-        ("L40S-48G", {"max_model_len": 102_400}, ["engine.maxModelLen: 101376", "media.maxPixels: 2097152"]),
-        ("A10-24G", {"weights": "awq"}, ["engine.maxModelLen: 22528"]),
-        ("L40S-48G", {"max_model_len": 262_144}, ["engine.maxModelLen: 101376", "hardware.accelerator.count: 2"]),
+        ("L40S-48G", {"max_model_len": 102_400}, ["engine.maxModelLen: 80896", "model.quantization: awq"]),
+        ("L40S-48G", {"max_model_len": 262_144}, ["engine.maxModelLen: 80896", "hardware.accelerator.count: 2"]),
+        ("A10-24G", {"weights": "awq"}, ["engine.maxModelLen: 18432", "hardware.accelerator.count: 2"]),
+        ("A10-24G", {"count": 2, "max_model_len": 65536}, ["engine.maxModelLen: 38912", "model.quantization: awq"]),
+        (
+            "A10-24G",
+            {"max_model_len": 262_144},
+            [
+                "model.quantization: awq with engine.maxModelLen: 18432",
+                "hardware.accelerator.count: 4 with --enable-expert-parallel in engine.extraArgs",
+            ],
+        ),
+        (
+            "A10-24G",
+            {"count": 4},
+            [
+                "--enable-expert-parallel in engine.extraArgs",
+                "model.quantization: int8",
+            ],
+        ),
+        ("H100-80G", {"utilization": 0.3}, ["engine.gpuMemoryUtilization: 0.92"]),
+        ("H100-80G", {"utilization": 0.1}, ["engine.gpuMemoryUtilization: 0.92"]),
         (
             "A10-24G",
             {"weights": "awq", "max_pixels": 16_777_216, "max_num_seqs": 256},
-            ["hardware.accelerator.count: 2", "media.maxPixels: 8388608 with engine.maxModelLen: 14336"],
+            ["hardware.accelerator.count: 2", "media.maxPixels: 8388608 with engine.maxModelLen: 11264"],
         ),
     ],
 )
 def test_the_smallest_change_is_advised_first(accelerator: str, changes: dict[str, Any], advised: list[str]) -> None:
     fit = check(replace(Demand(), **changes), ACCELERATORS[accelerator])
     assert fit.message.partition(" What would: ")[2].removesuffix(".").split("; or ")[: len(advised)] == advised
+
+
+def test_expert_parallel_is_advised_only_where_it_helps() -> None:
+    fit = check(Demand(count=4, utilization=0.4), ACCELERATORS["A10-24G"])
+    assert "engine.gpuMemoryUtilization: 0.92 with --enable-expert-parallel in engine.extraArgs" in fit.message
+    assert " --enable-expert-parallel in engine.extraArgs." not in fit.message.partition("What would:")[0]
+
+
+def test_a_shared_gpu_is_not_advised_to_be_taken_whole() -> None:
+    fit = fit_of(
+        accelerator={"model": "H100", "resource": "nvidia.com/gpu.shared"}, engine={"gpuMemoryUtilization": "0.3"}
+    )
+    assert not fit.fits
+    assert "gpuMemoryUtilization: " not in fit.message
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "changes", "warned"),
+    [
+        ("H100-80G", {}, ""),
+        ("H100-80G", {"utilization": 0.98}, ""),
+        ("H100-80G", {"utilization": 0.99}, "leaves 0.79 GiB of each GPU for CUDA and NCCL"),
+        ("L40S-48G", {"max_model_len": 98_304}, "with 20% fewer tokens than predicted the engine does not start"),
+        ("L40S-48G", {"max_model_len": 76_800}, "tight: the KV cache holds 1.3 requests"),
+    ],
+)
+def test_what_may_turn_out_too_tight_is_warned_of(accelerator: str, changes: dict[str, Any], warned: str) -> None:
+    fit = check(replace(Demand(), **changes), ACCELERATORS[accelerator])
+    assert fit.fits
+    assert any(warned in warning for warning in fit.warnings) == bool(warned)
+
+
+def test_several_gpus_keep_memory_for_talking_to_each_other() -> None:
+    one, two = (check(Demand(count=count), ACCELERATORS["H100-80G"]).overhead for count in (1, 2))
+    assert two - one == pytest.approx(1)
+
+
+def test_a_video_takes_the_encoder_as_pictures_do() -> None:
+    gpu = ACCELERATORS["H100-80G"]
+    assert check(Demand(max_images=0), gpu).encoder == 0
+    video = check(Demand(max_images=0, max_videos=1), gpu).encoder
+    assert video == check(Demand(max_videos=1), gpu).encoder == 3 * check(Demand(), gpu).encoder
+    assert fit_of(media={"maxImages": 0, "maxVideos": 1}).encoder == video
 
 
 @pytest.mark.parametrize(

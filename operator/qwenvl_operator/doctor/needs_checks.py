@@ -8,8 +8,8 @@ from qwenvl_operator.doctor.case import Case
 from qwenvl_operator.doctor.cluster_checks import check_pod_security, check_runtime_class
 from qwenvl_operator.doctor.findings import Finding, fail, named, ok, skipped, warn
 from qwenvl_operator.doctor.readings import Unread
-from qwenvl_operator.fit import Fit
 from qwenvl_operator.fitness import check_spec
+from qwenvl_operator.footprint import Fit
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.reasons import Reason
 
