@@ -1,9 +1,14 @@
-"""Says whether the model fits the hardware, with the numbers: of resources in a file, or as a table of all there is."""
+"""Says whether the model fits the hardware, with the numbers: of resources in a file, or as a table of all there is.
+
+Of the rules for a resource it knows those of the name, of each field, and of what has to fit; the API server's rules
+between fields are checked by it alone, as with `kubectl apply --dry-run=server`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from qwenvl_operator.api.v1alpha1 import API_VERSION, KIND
+from qwenvl_operator.api.v1alpha1 import API_VERSION, KIND, MAX_NAME_LENGTH, NAME
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import InvalidSpec
 from qwenvl_operator.fit import COUNTS, check
@@ -21,6 +26,10 @@ from qwenvl_operator.footprint import Demand
 from qwenvl_operator.presets import ACCELERATORS, FORMATS, Accelerator
 
 FITS, DOES_NOT_FIT, UNREADABLE = 0, 1, 2
+BAD_NAME = (
+    "metadata.name must start with a letter, have only lower-case letters, digits and '-' after it, and at most "
+    f"{MAX_NAME_LENGTH} characters."
+)
 TABLE_DEMAND = Demand(max_model_len=16384, max_num_seqs=16, max_pixels=2_097_152)
 
 
@@ -33,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0: all fit or are not checked; 1: one does not fit or is invalid; 2: a file cannot be read."""
+    if arguments.table and arguments.output == "json":
+        print("error: the table is Markdown alone: leave out -o json", file=sys.stderr)
+        return UNREADABLE
     if arguments.table:
         print("\n".join(build_table()))
         return FITS
@@ -40,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.filename:
         try:
             documents += _read(name)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             print(f"error: {name} cannot be read: {error}", file=sys.stderr)
             return UNREADABLE
     resources = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
@@ -87,6 +99,8 @@ def _judge(resource: dict[str, Any]) -> dict[str, Any]:
     name = str(metadata.get("name") or "(without a name)")
     if resource.get("apiVersion") != API_VERSION:
         return {"name": name, "fits": False, "message": f"apiVersion must be {API_VERSION}."}
+    if metadata.get("name") and not (len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME, name)):
+        return {"name": name, "fits": False, "message": BAD_NAME}
     identity = {"namespace": "default", "uid": "", "generation": 1, **metadata, "name": name}
     try:
         cr = CustomResource.parse({**resource, "metadata": identity})

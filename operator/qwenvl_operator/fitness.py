@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from qwenvl_operator.api.v1alpha1 import FitStatus, Preset, QwenVLDeploymentSpec
 from qwenvl_operator.fit import check
 from qwenvl_operator.footprint import Demand, Fit
@@ -18,6 +21,15 @@ NOT_COMPILED = "the engine runs without compiled code although spec.engine.cudaG
 # The prediction is good to some 5 %; a fifth less room than predicted means that something is not as it was declared.
 LARGE_DIFFERENCE = 0.2
 
+# Arguments that change what the engine takes, which the arithmetic does not follow.
+UNCOUNTED = (
+    "--cpu-offload-gb",
+    "--enable-lora",
+    "--kv-cache-memory-bytes",
+    "--max-num-batched-tokens",
+    "--num-gpu-blocks-override",
+)
+
 
 def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
     """The verdict, or why there is none."""
@@ -31,6 +43,8 @@ def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
             f"{preset} has 31 billion parameters, which no CPU serves: give it GPUs, or set spec.model.preset to custom"
             " for a tiny model of the same architecture"
         )
+    if not accelerator.resource.startswith("nvidia.com/"):
+        return f"Not checked: the fit check knows NVIDIA's GPUs only, and nothing of {accelerator.resource}."
     gpu = find_gpu(spec)
     if gpu is None:
         named = accelerator.model or spec.hardware.node_selector.get(PRODUCT_LABEL, "")
@@ -38,7 +52,16 @@ def check_spec(spec: QwenVLDeploymentSpec) -> Fit | str:
         if named:
             return f"Not checked: the fit check does not know {named}; {known}"
         return f"Not checked: spec.hardware.accelerator.model says nothing of the GPU; {known}"
-    return check(demand_of(spec), gpu)
+    return _say_what_is_uncounted(check(demand_of(spec), gpu), spec.engine.extra_args)
+
+
+def _say_what_is_uncounted(fit: Fit, given: Sequence[str]) -> Fit:
+    uncounted = [flag for flag in UNCOUNTED if has_flag([part.partition("=")[0] for part in given], flag)]
+    if not uncounted:
+        return fit
+    warning = f"the figures do not count {' and '.join(uncounted)} of engine.extraArgs"
+    escape = f" But {warning}: if it runs with them, set model.preset to custom." if not fit.fits else ""
+    return replace(fit, message=fit.message + escape, warnings=(*fit.warnings, warning))
 
 
 def find_gpu(spec: QwenVLDeploymentSpec) -> Accelerator | None:

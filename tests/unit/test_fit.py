@@ -381,6 +381,27 @@ def test_without_what_it_needs_there_is_no_verdict() -> None:
     assert not fit_of(accelerator={}, hardware=labelled).fits
 
 
+def test_other_vendors_gpus_are_not_checked() -> None:
+    assert "amd.com/gpu" in str(check_spec(spec(accelerator={"model": "H100-80G", "resource": "amd.com/gpu"})))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--kv-cache-memory-bytes=1000"], "--kv-cache-memory-bytes"),
+        (["--max_num_batched_tokens", "65536"], "--max-num-batched-tokens"),
+        (["--cpu-offload-gb", "20"], "--cpu-offload-gb"),
+        (["--seed", "1"], ""),
+    ],
+)
+def test_arguments_that_are_not_counted_are_warned_of(given: list[str], named: str) -> None:
+    warned = [warning for warning in fit_of(engine={"extraArgs": given}).warnings if "do not count" in warning]
+    assert [named in warning for warning in warned] == ([True] if named else [])
+    refused = fit_of(accelerator={"model": "A10"}, engine={"extraArgs": given})
+    assert not refused.fits
+    assert ("set model.preset to custom" in refused.message) == bool(named)
+
+
 def test_no_cpu_serves_the_whole_model() -> None:
     fit = fit_of(model={"preset": "qwen3-vl-30b-a3b-thinking"}, accelerator={"resource": "cpu"})
     assert not fit.fits
@@ -458,7 +479,7 @@ def test_the_command_reads_lists_and_says_what_it_cannot_read(
     assert cli.main(["fit", "-f", "-"]) == 0
     assert capsys.readouterr().out.count("reports: fits") == 2
     file = tmp_path / "cr.yaml"
-    for text in (b"\xff\xfe", b"a: [", b""):
+    for text in (b"\xff\xfe", b"a: [", b"", b"a: 2026-13-45", b"[" * 5000 + b"]" * 5000):
         file.write_bytes(text)
         assert cli.main(["fit", "-f", str(file)]) == 2
         assert str(file) in capsys.readouterr().err
@@ -466,6 +487,22 @@ def test_the_command_reads_lists_and_says_what_it_cannot_read(
         file.write_text(yaml.safe_dump({**resource, **broken}))
         assert cli.main(["fit", "-f", str(file)]) == (0 if "metadata" in broken else 1), broken
     assert "apiVersion must be qwenvl.io/v1alpha1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["Bad_Name_", "9lives", "a" * 53, "a.b", "2026-01-01"])
+def test_a_name_that_the_api_server_refuses_does_not_fit(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = yaml.safe_load((ROOT / "docs/examples/h100.yaml").read_text())
+    file = tmp_path / "cr.yaml"
+    file.write_text(yaml.safe_dump({**resource, "metadata": {"name": name}}))
+    assert cli.main(["fit", "-f", str(file)]) == 1
+    assert "metadata.name must" in capsys.readouterr().out
+
+
+def test_the_table_is_not_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--table", "-o", "json"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_the_table_in_the_documents_is_the_commands() -> None:

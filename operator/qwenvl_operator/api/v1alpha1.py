@@ -25,6 +25,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 # Children are named after the CR; a Service's name is a DNS label of at most 63 characters, and the ConfigMaps and the
 # pods' labels add a revision of 10 characters and a dash to it.
 MAX_NAME_LENGTH = 52
+NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 JsonObject = dict[str, Any]
 
@@ -45,7 +46,7 @@ ROOT_RULES = rules(
         f"metadata.name must have at most {MAX_NAME_LENGTH} characters: the names of ConfigMaps and pods add to it",
     ),
     (
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        f"self.metadata.name.matches('{NAME}')",
         "metadata.name is also the name of a Service: it must start with a letter, and only lower-case letters, digits "
         "and '-' may follow",
     ),
