@@ -133,6 +133,12 @@ def find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) -> 
         return refusal
     if shapes.heads % demand.count:
         return f"{shapes.heads} attention heads cannot be split over {demand.count} GPUs"
+    picture = demand.max_pixels // PIXELS_PER_TOKEN
+    if demand.max_images and picture + TEXT_TOKENS > demand.max_model_len:
+        return (
+            f"a picture of media.maxPixels takes {picture:,} tokens and a short text {TEXT_TOKENS}, engine.maxModelLen "
+            f"is {demand.max_model_len:,}: lower the one or raise the other"
+        )
     block = FORMATS[demand.weights].block
     part = expert_part(demand, shapes)
     if part % block and gpu.capability < 89:
@@ -144,7 +150,7 @@ def find_problem(demand: Demand, gpu: Accelerator, fit: Fit, shapes: Shapes) -> 
 
 
 def _find_lack(demand: Demand, gpu: Accelerator, fit: Fit) -> str:
-    """What there is too little of: memory for the engine, or tokens for the longest request or one picture."""
+    """What there is too little of: memory, or tokens for the longest request."""
     usable = gpu.memory * demand.utilization
     if gpu.memory - usable < LEAST_CONTEXT:
         return (
@@ -160,11 +166,5 @@ def _find_lack(demand: Demand, gpu: Accelerator, fit: Fit) -> str:
         return (
             f"{fit.weights:.1f} GiB of weights and {fit.overhead:.1f} GiB of working memory leave room for "
             f"{fit.kv_tokens:,} tokens, engine.maxModelLen is {demand.max_model_len:,}"
-        )
-    picture = demand.max_pixels // PIXELS_PER_TOKEN
-    if demand.max_images and picture + TEXT_TOKENS > demand.max_model_len:
-        return (
-            f"a picture of media.maxPixels takes {picture:,} tokens and a short text {TEXT_TOKENS}, engine.maxModelLen "
-            f"is {demand.max_model_len:,}: lower the one or raise the other"
         )
     return ""
