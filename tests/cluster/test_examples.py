@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/qwenvl.io_qwenvldeployments.yaml"
 EXAMPLES = sorted(ROOT.glob("docs/examples/*.yaml"))
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+RESOURCE = {"apiVersion": "qwenvl.io/v1alpha1", "kind": "QwenVLDeployment", "metadata": {"name": "reports"}}
 # What a cluster does not know by itself: Argo CD's kinds, and what only kubectl reads.
 FOREIGN = ("argoproj.io", "kustomize.config.k8s.io")
 
@@ -32,13 +33,15 @@ def _cluster(control_plane: Cluster) -> Cluster:
 
 
 def blocks(page: Path) -> Iterator[dict[str, Any]]:
-    """The manifests that a page shows."""
-    for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
-        yield from (document for document in yaml.safe_load_all(text) if document)
+    """What a page shows in YAML, in a block of its own or as what a command reads."""
+    for text in re.findall(r"^```yaml\n(.*?)^```|<<'EOF'\n(.*?)^EOF$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        yield from (document for document in yaml.safe_load_all("".join(text)) if document)
 
 
 def shown() -> list[dict[str, Any]]:
-    manifests = [manifest for page in PAGES for manifest in blocks(page) if "kind" in manifest]
+    found = [block for page in PAGES for block in blocks(page) if "kind" in block or "spec" in block]
+    # A part of a resource stands for the whole.
+    manifests = [{**RESOURCE, **block} for block in found]
     return [manifest for manifest in manifests if not manifest["apiVersion"].startswith(FOREIGN)]
 
 
