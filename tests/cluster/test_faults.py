@@ -16,9 +16,11 @@ import pytest
 from cluster.api_proxy import Call, Proxy, lose_answer, refuse, replay, running, say_nothing, to
 from cluster.operator_process import KeptOperator, eventually, kept_operator, operator_process, rest
 from cluster.resources import custom_resource, find, is_seen, make_namespace
+from cluster.stand_in import rolled_out, write_status
 from harness.cluster import Cluster
+from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.feed import LISTED
-from qwenvl_operator.naming import labels
+from qwenvl_operator.naming import REVISION_LABEL, labels
 from qwenvl_operator.objects import CHILD_KINDS, Key
 
 NEVER = "36000"
@@ -69,6 +71,29 @@ class Rig:
 
     def replicas(self, name: str) -> Any:
         return self.cluster.get(f"qvl/{name}", f"--namespace={self.namespace}")["status"].get("replicas")
+
+    def conditions(self, name: str) -> dict[str, Any]:
+        """What is said of it now, by the type of the condition."""
+        status = self.cluster.get(f"qvl/{name}", f"--namespace={self.namespace}")["status"]
+        return {item["type"]: (item["status"], item["reason"]) for item in status["conditions"]}
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.cluster.get(f"deployment/{name}", f"--namespace={self.namespace}")
+
+    def config_maps(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.cluster.get(
+            "configmap", f"--namespace={self.namespace}", f"--selector=qwenvl.io/name={name}"
+        )["items"]
+        return found
+
+    def rolls_out(self, name: str, spec: dict[str, Any]) -> bool:
+        cr = CustomResource.parse(self.cluster.get(f"qvl/{name}", f"--namespace={self.namespace}"))
+        template = self.deployment(name)["spec"]["template"]["metadata"]["labels"]
+        return cr.spec.engine.max_model_len == spec["engine"]["maxModelLen"] and template[REVISION_LABEL] == cr.revision
+
+    def finish_rollout(self, name: str) -> None:
+        """As the Deployment controller tells of it, where it has brought up every pod."""
+        write_status(self.cluster, [rolled_out(self.deployment(name))])
 
     def children(self, name: str) -> dict[str, Any]:
         """Every child by kind and name, less what the API server draws."""
@@ -193,6 +218,42 @@ def test_killed_at_any_call_it_ends_the_work_when_it_is_started_again(rig: Rig) 
         rig.wait_until_watching()
         assert rig.children(f"kill-{k:02}") == expected, f"killed at call {k}: {call}"
         rig.proxy.heal()
+
+
+CHANGED = {**ALIKE, "engine": {"maxModelLen": 8192}}
+
+
+@pytest.mark.timeout(400)
+def test_killed_at_any_call_of_an_update_it_ends_at_the_same_state(rig: Rig) -> None:
+    def update(name: str) -> None:
+        rig.apply(name, **ALIKE)
+        rig.wait_until_seen(name)
+        rig.finish_rollout(name)
+        rig.apply(name, **CHANGED)
+
+    def end_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        eventually(lambda: rig.rolls_out(name, CHANGED), f"{name} rolls out what was changed")
+        rig.finish_rollout(name)
+        eventually(lambda: len(rig.config_maps(name)) == 1, f"{name} has the ConfigMap of one revision")
+        rig.wait_until_seen(name)
+        return rig.children(name), rig.conditions(name)
+
+    update("clean-update")
+    expected = end_of("clean-update")
+    before = len(rig.proxy.calls(is_of_reconcile))
+    update("counted")
+    end_of("counted")
+    calls = rig.proxy.calls(is_of_reconcile)[before:]
+    first = next(k for k, call in enumerate(calls) if call.verb == "patch" and k > 2 * len(CHILD_KINDS))
+    assert [call.resource for call in calls if call.verb == "delete"] == ["configmaps"]
+    for k in range(first, len(calls)):
+        name, starts = f"update-{k:02}", rig.operator.starts
+        rig.proxy.break_calls(lose_answer(rig.operator.kill), is_of_reconcile, skip=k, times=1)
+        update(name)
+        assert end_of(name) == expected, f"killed at call {k}: {calls[k]}"
+        rig.operator.wait_for_start(starts + 1)
+        rig.proxy.heal()
+        rig.wait_until_watching()
 
 
 def test_a_watch_that_falls_silent_is_given_up(cluster: Cluster, tmp_path: Path) -> None:
