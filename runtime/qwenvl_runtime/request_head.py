@@ -87,6 +87,8 @@ class RequestReader:
         self._keep_alive = self._parser.should_keep_alive()  # at the message's end it has forgotten
 
     def on_body(self, data: bytes) -> None:
+        if self.complete:
+            return  # the next request's
         self.body += data
         self._pieces += 1
 
