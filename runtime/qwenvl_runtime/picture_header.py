@@ -1,7 +1,7 @@
 """The size of a PNG, JPEG or WebP picture, read from a few bytes of its base64 text; nothing is decompressed.
 
 Strict where decoders are lenient: whatever could make a decoder see another size than the one that is read here is
-refused, such as a second header.
+refused, such as a second header, or one of another format.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import binascii
 from collections.abc import Callable
 from struct import unpack
 from typing import NamedTuple, Protocol
+
+from qwenvl_runtime.lookalikes import SEEN, find_lookalike
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 
@@ -71,6 +73,8 @@ def read_header(source: Source) -> Header:
             width, height = read(source)
             if not width or not height:
                 raise PictureError("has no size")
+            if other := find_lookalike(source.read(0, SEEN)):
+                raise PictureError(f"could be taken for {other}")
             return Header(media_type, width, height)
     raise PictureError(f"is none of {', '.join(MEDIA_TYPES)}")
 
@@ -112,6 +116,8 @@ def _read_jpeg(source: Source) -> tuple[int, int]:
             place += 1
             continue
         (length,) = unpack(">H", _take(source, place + 2, 2))
+        if length < 2:
+            raise PictureError("is a malformed JPEG")
         if kind in _JPEG_SIZES:
             if size is not None:
                 raise PictureError("is a malformed JPEG: it has two sizes")
@@ -155,10 +161,14 @@ def _read_webp(source: Source) -> tuple[int, int]:
                 raise PictureError("is a malformed WebP: it has two sizes")
             return size
         if kind == b"VP8X":
+            if place != 12 or length != 10:
+                raise PictureError("is a malformed WebP")
             if _take(source, place + 8, 1)[0] & _WEBP_ANIMATION:
                 raise PictureError("is animated")
             data = _take(source, place + 12, 6)
             canvas = 1 + int.from_bytes(data[:3], "little"), 1 + int.from_bytes(data[3:], "little")
+        elif canvas is None:
+            raise PictureError(f"is a malformed WebP: it begins with {kind!r}")
         place += 8 + length + length % 2
     raise PictureError("is a malformed WebP: its pixels do not begin")
 

@@ -49,5 +49,34 @@ def build_png_damaged_inside() -> bytes:
     return png[: start - 8] + pixels + build_chunk(b"IEND", b"")
 
 
+def build_riff(*chunks: bytes) -> bytes:
+    data = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(data)) + data
+
+
+def build_riff_chunk(kind: bytes, data: bytes) -> bytes:
+    return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+def build_lookalikes() -> dict[str, bytes]:
+    """Pictures that are whole as what they begin as, and that Pillow may open as what they are named here."""
+    png, jpeg, webp = encode("PNG"), encode("JPEG"), encode("WEBP")
+    text = b": x\nImage type: Greyscale image\nImage size (x*y): 3000*3000\n\x1a" + b"U" * 9000
+    floats = struct.pack("<27f", 0, 3000, 0, 0, 1, *[0] * 6, 2000, 1, *[0] * 8, 1, 1, *[0] * 4)
+    twelve_bits = bytearray(jpeg)
+    twelve_bits[jpeg.index(b"\xff\xc0") + 4] = 12
+    return {
+        "IM": build_riff(build_riff_chunk(b"JUNK", text), webp[12:]),
+        "IM after pixels": build_riff(webp[12:30] + text, webp[30:]),
+        "PCD in PNG": png[:33] + build_chunk(b"juNk", b"\0" * 2007 + b"PCD_" + b"\0" * 2000) + png[33:],
+        "PCD in WebP": build_riff(
+            webp[12:], build_riff_chunk(b"JUNK", b"\0" * (2040 - len(webp)) + b"PCD_" + b"\0" * 2000)
+        ),
+        "FLI": b"\xff\xd8\xff\xe0\x11\xaf" + struct.pack("<HHH", 1, 3000, 3000) + b"\0" * 4519 + jpeg[2:],
+        "GBR": b"\xff\xd8\xff\xe0" + struct.pack(">IIII", 1, 3000, 3000, 1) + jpeg[2:],
+        "SPIDER": b"\xff\xd8\xff\xec" + floats[4:] + b"\0" * 24 + bytes(twelve_bits[2:]),
+    }
+
+
 def data_url(data: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

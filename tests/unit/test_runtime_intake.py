@@ -71,7 +71,11 @@ def test_a_refused_body_is_not_read() -> None:
 def test_what_follows_a_chunked_body_makes_it_the_last() -> None:
     chunked = b"POST /d HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
     assert [request.last for request in read_all([chunked, chunked])] == [False, False]
-    for next_one in (b"GET /e HTTP/1.1\r\n", b"POST /e HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nSECOND", chunked):
+    for next_one in (
+        b"GET /e HTTP/1.1\r\n",
+        b"POST /e HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nSECOND",
+        chunked,
+    ):
         requests = read_all([chunked + next_one])
         assert [(request.body, request.last) for request in requests] == [(b"a", True)], "and no part of it"
 

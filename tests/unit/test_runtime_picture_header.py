@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.sample_pictures import animate, build_chunk, build_png_bomb, encode
+from harness.sample_pictures import animate, build_chunk, build_lookalikes, build_png_bomb, encode
+from qwenvl_runtime.lookalikes import find_lookalike
 from qwenvl_runtime.picture_header import Base64Source, Header, PictureError, read_header
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -23,6 +24,10 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("WEBP", {"lossless": True}), ("WEBP", {"exif": b"Exif\0\0" + b"x" * 500}),
     ("WEBP", {"lossless": True, "icc_profile": b"y" * 99}),
 ]  # fmt: skip
+Image.init()
+# As vLLM opens pictures: of these formats each in turn, by the order of their names.
+ALL_FORMATS = sorted(Image.ID)
+LOOKALIKES = build_lookalikes()
 SAMPLES = [encode(form, 61, 47, **options) for form, options in KINDS]
 
 
@@ -52,7 +57,9 @@ def test_damage_never_hides_the_size_from_us_and_shows_it_to_the_decoder(sample:
         warnings.simplefilter("ignore")
         seen = read(bytes(damaged))
         with suppress(OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
-            picture = Image.open(io.BytesIO(damaged), formats=["PNG", "JPEG", "WEBP"])
+            picture = Image.open(io.BytesIO(damaged), formats=ALL_FORMATS)
+            assert picture.format is not None
+            assert f"image/{picture.format.lower()}" == seen.media_type
             # With an orientation that damage made, or in a broken file, nothing else counts than that it is not larger.
             assert picture.size[0] * picture.size[1] <= seen.width * seen.height
 
@@ -94,6 +101,33 @@ def test_a_second_size_is_refused() -> None:
     frame = jpeg.index(b"\xff\xc0")
     with pytest.raises(PictureError, match="two sizes"):
         read(jpeg[:scan] + jpeg[frame : frame + 19] + jpeg[scan:])
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+@pytest.mark.filterwarnings("ignore")
+def test_a_picture_that_could_be_opened_as_another_format_is_refused(name: str) -> None:
+    opened = Image.open(io.BytesIO(LOOKALIKES[name]), formats=ALL_FORMATS)
+    assert opened.format == name.partition(" ")[0], "or this is no test"
+    with pytest.raises(PictureError):
+        read(LOOKALIKES[name])
+
+
+@given(
+    st.sampled_from([b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff", b"RIFF"]),
+    st.lists(st.sampled_from([*range(32), 0x11, 0xAF, 0x3A, 0x3F, 0x80, 0xFF, 0x57, 0x45]), min_size=28, max_size=28),
+)
+def test_pillow_tells_no_other_format_by_first_bytes_that_get_through(magic: bytes, noise: list[int]) -> None:
+    begin = (magic + bytes(noise))[:16]
+    if begin.startswith(b"RIFF"):
+        begin = begin[:8] + b"WEBPVP8 "
+    accepts = {name: accept for name, (_, accept) in Image.OPEN.items() if accept is not None}
+    accepting = {name for name, accept in accepts.items() if accept(begin)} - {"PNG", "JPEG", "WEBP"}
+    assert not accepting or find_lookalike(begin) is not None, accepting
+
+
+def test_pillow_has_no_other_format_without_first_bytes_of_its_own() -> None:
+    told_later = {name for name, (_, accept) in Image.OPEN.items() if accept is None}
+    assert told_later == {"IM", "IMT", "IPTC", "PCD", "SPIDER", "TGA"}, "lookalikes.py has to know the others"
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF"])
