@@ -16,10 +16,12 @@ from qwenvl_runtime.lookalikes import SEEN, find_lookalike
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 
 _MAX_BLOCKS = 512
-_TAIL = 64 << 10
+_PIECE = 64 << 10
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
+_JPEG_MAX_SCANS = 64
+_JPEG_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _JPEG_SIZES = frozenset((*range(0xC0, 0xD0),)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset((0x01, *range(0xD0, 0xDA)))
 _WEBP_ANIMATION = 0x02
@@ -107,7 +109,7 @@ def _read_png(source: Source) -> tuple[int, int]:
 
 
 def _read_jpeg(source: Source) -> tuple[int, int]:
-    place, size = 2, None
+    place, size, frame, colours = 2, None, 0, 0
     for _ in range(_MAX_BLOCKS):
         mark, kind = _take(source, place, 2)
         if mark != 0xFF or kind in _JPEG_BARE:
@@ -121,21 +123,33 @@ def _read_jpeg(source: Source) -> tuple[int, int]:
         if kind in _JPEG_SIZES:
             if size is not None:
                 raise PictureError("is a malformed JPEG: it has two sizes")
-            height, width = unpack(">HH", _take(source, place + 5, 4))
-            size = width, height
+            height, width, colours = unpack(">HHB", _take(source, place + 5, 5))
+            size, frame = (width, height), kind
         place += 2 + length
         if kind == _JPEG_SCAN:
             break
     if size is None or kind != _JPEG_SCAN:
         raise PictureError("is a malformed JPEG: its pixels do not begin")
     _check_end(source, place, _JPEG_END)
+    if frame in _JPEG_PROGRESSIVE or source.read(place - length + 2, 1)[0] < colours:
+        _check_scans(source, place)
     return size
+
+
+def _check_scans(source: Source, begin: int) -> None:
+    """Each scan makes the decoder go over the whole picture, and takes a few bytes. Pixels hold no such mark by chance;
+    what follows the picture's end may, but a film after a progressive picture is what no camera writes."""
+    scans = 1
+    for start in range(begin, source.size, _PIECE):
+        scans += source.read(start, _PIECE + 1).count(bytes((0xFF, _JPEG_SCAN)))
+        if scans > _JPEG_MAX_SCANS:
+            raise PictureError(f"has more than {_JPEG_MAX_SCANS} scans")
 
 
 def _check_end(source: Source, begin: int, mark: bytes) -> None:
     """Whether the pixels that begin at `begin` end. Cameras write more after the end, phones a whole film: it is
     looked for at the very end, near it, and at last everywhere."""
-    for place in (source.size - len(mark), source.size - _TAIL, begin):
+    for place in (source.size - len(mark), source.size - _PIECE, begin):
         start = max(begin, place)
         if mark in source.read(start, source.size - start):
             return

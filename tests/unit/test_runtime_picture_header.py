@@ -85,6 +85,29 @@ def test_what_stands_after_the_end_does_not_matter() -> None:
         read(encode("JPEG")[:-2] + film)
 
 
+@pytest.mark.parametrize("options", [{"progressive": True}, {"progressive": True, "subsampling": 0}])
+def test_scans_that_keep_the_decoder_busy_are_bounded(options: dict[str, Any]) -> None:
+    picture = encode("JPEG", **options)
+    tables = picture.rindex(b"\xff\xc4")
+    assert tables < picture.rindex(b"\xff\xda")
+    last = picture[tables:-2]
+    assert read(picture[:-2] + last * 40 + b"\xff\xd9").width == 64
+    for count in (70, 3000):
+        with pytest.raises(PictureError, match="more than 64 scans"):
+            read(picture[:-2] + last * count + b"\xff\xd9")
+
+
+def test_scans_of_one_colour_each_are_bounded() -> None:
+    picture = bytearray(encode("JPEG"))
+    scan = picture.index(b"\xff\xda")
+    one = b"\xff\xda\0\x08\1\1\0\0\x3f\0\0"
+    assert read(bytes(picture[:scan]) + one * 3 + b"\xff\xd9").width == 64
+    with pytest.raises(PictureError, match="scans"):
+        read(bytes(picture[:scan]) + one * 65 + b"\xff\xd9")
+    # A decoder stops at the second scan of a picture that its first scan makes whole.
+    assert read(bytes(picture) + b"\xff\xda" * 100 + b"\xff\xd9").width == 64
+
+
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 def test_animated_pictures_are_refused(form: str) -> None:
     with pytest.raises(PictureError, match="animated"):
