@@ -8,7 +8,8 @@ from typing import Any
 from qwenvl_runtime.config import MIN_PIXELS, PICTURE_MARKS, PIXELS_PER_TOKEN, MediaConfig
 from qwenvl_runtime.errors import bad_field
 from qwenvl_runtime.media_hosts import MediaHosts, MediaLink
-from qwenvl_runtime.picture_header import MEDIA_TYPES, Base64Source, PictureError, Source, read_header
+from qwenvl_runtime.picture_header import MEDIA_TYPES, read_header
+from qwenvl_runtime.picture_source import Base64Source, PictureError, Source
 
 # The model's preprocessor refuses longer strips than this.
 MAX_RATIO = 200

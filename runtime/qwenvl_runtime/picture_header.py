@@ -6,17 +6,19 @@ refused, such as a second header, or one of another format.
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable
 from struct import unpack
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from qwenvl_runtime.lookalikes import SEEN, find_lookalike
+from qwenvl_runtime.picture_source import PictureError, Source, take
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 
 _MAX_BLOCKS = 512
 _PIECE = 64 << 10
+_MAX_AFTER_END = 2 << 20
+"""Bytes before the last that are searched for the picture's end. Reading all of a large one would hold up everybody."""
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
@@ -27,44 +29,10 @@ _JPEG_BARE = frozenset((0x01, *range(0xD0, 0xDA)))
 _WEBP_ANIMATION = 0x02
 
 
-class PictureError(ValueError):
-    """What is wrong with a picture, to be read by whoever sent it."""
-
-
 class Header(NamedTuple):
     media_type: str
     width: int
     height: int
-
-
-class Source(Protocol):
-    """The bytes of a picture, wherever they are."""
-
-    size: int
-
-    def read(self, start: int, length: int) -> bytes:
-        """Fewer bytes where the picture ends."""
-
-
-class Base64Source:
-    """Bytes out of the middle of base64 text, without decoding the rest. Raises PictureError for what is no base64."""
-
-    def __init__(self, text: str, start: int = 0) -> None:
-        length = len(text) - start
-        if length % 4 or not length:
-            raise PictureError("is no base64: its length must be a multiple of 4, line breaks are not allowed")
-        self._text = text
-        self._start = start
-        self.size = length // 4 * 3 - text.count("=", len(text) - 2)
-
-    def read(self, start: int, length: int) -> bytes:
-        first, end = start // 3, -(-(start + length) // 3)
-        piece = self._text[self._start + first * 4 : self._start + end * 4]
-        try:
-            data = binascii.a2b_base64(piece, strict_mode=True) if piece else b""
-        except ValueError as error:
-            raise PictureError("is no base64") from error
-        return data[start - first * 3 :][:length]
 
 
 def read_header(source: Source) -> Header:
@@ -81,20 +49,13 @@ def read_header(source: Source) -> Header:
     raise PictureError(f"is none of {', '.join(MEDIA_TYPES)}")
 
 
-def _take(source: Source, start: int, length: int) -> bytes:
-    data = source.read(start, length)
-    if len(data) < length:
-        raise PictureError("is truncated")
-    return data
-
-
 def _read_png(source: Source) -> tuple[int, int]:
-    if _take(source, 8, 8) != b"\x00\x00\x00\rIHDR":
+    if take(source, 8, 8) != b"\x00\x00\x00\rIHDR":
         raise PictureError("is a malformed PNG: it does not begin with IHDR")
-    width, height = unpack(">II", _take(source, 16, 8))
+    width, height = unpack(">II", take(source, 16, 8))
     place = 33
     for _ in range(_MAX_BLOCKS):
-        length, kind = unpack(">I4s", _take(source, place, 8))
+        length, kind = unpack(">I4s", take(source, place, 8))
         if kind == b"IDAT":
             break
         if kind == b"acTL":
@@ -111,19 +72,19 @@ def _read_png(source: Source) -> tuple[int, int]:
 def _read_jpeg(source: Source) -> tuple[int, int]:
     place, size, frame, colours = 2, None, 0, 0
     for _ in range(_MAX_BLOCKS):
-        mark, kind = _take(source, place, 2)
+        mark, kind = take(source, place, 2)
         if mark != 0xFF or kind in _JPEG_BARE:
             raise PictureError("is a malformed JPEG")
         if kind == 0xFF:
             place += 1
             continue
-        (length,) = unpack(">H", _take(source, place + 2, 2))
+        (length,) = unpack(">H", take(source, place + 2, 2))
         if length < 2:
             raise PictureError("is a malformed JPEG")
         if kind in _JPEG_SIZES:
             if size is not None:
                 raise PictureError("is a malformed JPEG: it has two sizes")
-            height, width, colours = unpack(">HHB", _take(source, place + 5, 5))
+            height, width, colours = unpack(">HHB", take(source, place + 5, 5))
             size, frame = (width, height), kind
         place += 2 + length
         if kind == _JPEG_SCAN:
@@ -147,24 +108,29 @@ def _check_scans(source: Source, begin: int) -> None:
 
 
 def _check_end(source: Source, begin: int, mark: bytes) -> None:
-    """Whether the pixels that begin at `begin` end. Cameras write more after the end, phones a whole film: it is
-    looked for at the very end, near it, and at last everywhere."""
-    for place in (source.size - len(mark), source.size - _PIECE, begin):
-        start = max(begin, place)
-        if mark in source.read(start, source.size - start):
+    """Whether the pixels that begin at `begin` end. Cameras write more after the end, phones a whole film, in which the
+    mark soon stands by chance: it is looked for at the very end, and from there backwards."""
+    end = source.size - len(mark)
+    if end >= begin and source.read(end, len(mark)) == mark:
+        return
+    least = max(begin, end - _MAX_AFTER_END)
+    while end > least:
+        start = max(least, end - _PIECE)
+        if mark in source.read(start, end - start + len(mark)):
             return
-    raise PictureError("is truncated")
+        end = start
+    raise PictureError(f"is truncated, or more than {_MAX_AFTER_END} bytes follow its end")
 
 
 def _read_webp(source: Source) -> tuple[int, int]:
-    (declared,) = unpack("<I", _take(source, 4, 4))
+    (declared,) = unpack("<I", take(source, 4, 4))
     if declared + 8 > source.size:
         raise PictureError("is truncated")
-    if _take(source, 8, 4) != b"WEBP":
+    if take(source, 8, 4) != b"WEBP":
         raise PictureError(f"is none of {', '.join(MEDIA_TYPES)}")
     place, canvas = 12, None
     for _ in range(_MAX_BLOCKS):
-        kind, length = unpack("<4sI", _take(source, place, 8))
+        kind, length = unpack("<4sI", take(source, place, 8))
         if place + 8 + length > source.size:
             raise PictureError("is truncated")
         if kind in (b"ANIM", b"ANMF"):
@@ -177,9 +143,9 @@ def _read_webp(source: Source) -> tuple[int, int]:
         if kind == b"VP8X":
             if place != 12 or length != 10:
                 raise PictureError("is a malformed WebP")
-            if _take(source, place + 8, 1)[0] & _WEBP_ANIMATION:
+            if take(source, place + 8, 1)[0] & _WEBP_ANIMATION:
                 raise PictureError("is animated")
-            data = _take(source, place + 12, 6)
+            data = take(source, place + 12, 6)
             canvas = 1 + int.from_bytes(data[:3], "little"), 1 + int.from_bytes(data[3:], "little")
         elif canvas is None:
             raise PictureError(f"is a malformed WebP: it begins with {kind!r}")
@@ -189,11 +155,11 @@ def _read_webp(source: Source) -> tuple[int, int]:
 
 def _read_webp_frame(source: Source, place: int, lossless: bool) -> tuple[int, int]:
     if lossless:
-        signature, bits = unpack("<BI", _take(source, place, 5))
+        signature, bits = unpack("<BI", take(source, place, 5))
         if signature != 0x2F:
             raise PictureError("is a malformed WebP")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    mark, width, height = unpack("<3sHH", _take(source, place + 3, 7))
+    mark, width, height = unpack("<3sHH", take(source, place + 3, 7))
     if mark != b"\x9d\x01\x2a":
         raise PictureError("is a malformed WebP")
     return width & 0x3FFF, height & 0x3FFF

@@ -16,7 +16,8 @@ from PIL import Image
 
 from harness.sample_pictures import animate, build_chunk, build_lookalikes, build_png_bomb, encode
 from qwenvl_runtime.lookalikes import find_lookalike
-from qwenvl_runtime.picture_header import Base64Source, Header, PictureError, read_header
+from qwenvl_runtime.picture_header import Header, read_header
+from qwenvl_runtime.picture_source import Base64Source, PictureError
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("PNG", {}), ("PNG", {"optimize": True}), ("JPEG", {}), ("JPEG", {"progressive": True}),
@@ -80,9 +81,29 @@ def test_what_stands_after_the_end_does_not_matter() -> None:
     assert read(encode("JPEG") + b"trailer" * 1000).width == 64
     assert read(encode("PNG") + b"\0" * 50).width == 64
     film = b"film" * 50_000
-    assert read(encode("JPEG") + film).width == 64
+    for length in (65_530, 65_534, 65_535, 65_536, 65_537, 131_071, 200_000):
+        assert read(encode("JPEG") + film[:length]).width == 64
     with pytest.raises(PictureError, match="truncated"):
         read(encode("JPEG")[:-2] + film)
+
+
+class CountedSource(Base64Source):
+    length = 0
+
+    def read(self, start: int, length: int) -> bytes:
+        self.length += length
+        return super().read(start, length)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_the_end_of_a_picture_is_not_looked_for_everywhere(form: str) -> None:
+    picture = encode(form)
+    assert read(picture + b"film" * 500_000).width == 64
+    for large in (picture + b"film" * 3_000_000, picture[:-10] + b"film" * 3_000_000):
+        source = CountedSource(base64.b64encode(large).decode())
+        with pytest.raises(PictureError, match="truncated, or more than 2097152 bytes"):
+            read_header(source)
+        assert source.length < 2_200_000
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"progressive": True, "subsampling": 0}])
