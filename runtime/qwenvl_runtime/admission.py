@@ -7,32 +7,43 @@ from http import HTTPStatus
 from qwenvl_runtime.config import QueueConfig
 from qwenvl_runtime.errors import RequestError
 
+LARGEST = 32
+"""How many pictures of media.maxSourcePixels a pod takes on at a time."""
 _RETRY_SECONDS = "5"
 
 
 class Admission:
-    def __init__(self, limits: QueueConfig) -> None:
+    """`max_pixels`: of all pictures as they were sent; 0 is no limit. The engine may hold all of them decoded."""
+
+    def __init__(self, limits: QueueConfig, max_pixels: int = 0) -> None:
         self._limits = limits
+        self._max_pixels = max_pixels
         self.requests = 0
         """A request for several answers counts as many: each is a sequence of its own in the engine."""
         self.tokens = 0
+        self.pixels = 0
 
-    def check_room(self, tokens: int = 0, answers: int = 1) -> None:
+    def check_room(self, tokens: int = 0, answers: int = 1, pixels: int = 0) -> None:
         """Raises RequestError. A request alone is always let in: the engine knows better what is too long for it."""
         limits = self._limits
         if limits.max_requests and self.requests and self.requests + answers > limits.max_requests:
             raise build_full(f"{self.requests} requests are running or waiting (queue.maxRequests)")
         if limits.max_tokens and self.requests and self.tokens + tokens > limits.max_tokens:
             raise build_full(f"about {self.tokens} prompt tokens are running or waiting (queue.maxTokens)")
+        if self._max_pixels and self.requests and self.pixels + pixels > self._max_pixels:
+            most = f"and at most {self._max_pixels} may be (media.maxSourcePixels x {LARGEST})"
+            raise build_full(f"pictures of {self.pixels} pixels are here, this request has {pixels}, {most}")
 
-    def enter(self, tokens: int, answers: int) -> None:
-        self.check_room(tokens, answers)
+    def enter(self, tokens: int, answers: int, pixels: int = 0) -> None:
+        self.check_room(tokens, answers, pixels)
         self.requests += answers
         self.tokens += tokens
+        self.pixels += pixels
 
-    def leave(self, tokens: int, answers: int) -> None:
+    def leave(self, tokens: int, answers: int, pixels: int = 0) -> None:
         self.requests -= answers
         self.tokens -= tokens
+        self.pixels -= pixels
 
 
 def build_full(what: str) -> RequestError:

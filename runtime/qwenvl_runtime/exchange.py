@@ -51,8 +51,8 @@ class Exchange:
         self._call: Call | None = None
         self._local: asyncio.Task[Page] | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._admitted: tuple[int, int] | None = None
-        """The tokens and answers that the queue was told, once it has let the request in."""
+        self._admitted: tuple[int, int, int] | None = None
+        """The tokens, answers and pixels that the queue was told, once it has let the request in."""
         self._fault: tuple[ResponseHead, list[bytes]] | None = None
         self._status = 0
         self._cancelled = False
@@ -144,7 +144,7 @@ class Exchange:
         front = self._front
         try:
             asked = front.screen.check(head.path, body)
-            admitted = asked.tokens, asked.answers
+            admitted = asked.tokens, asked.answers, asked.media.source_pixels
             front.admission.enter(*admitted)
         except RequestError as error:
             self.refuse(error, unread=False)

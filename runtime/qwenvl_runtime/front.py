@@ -12,7 +12,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 
-from qwenvl_runtime.admission import Admission, build_full
+from qwenvl_runtime.admission import LARGEST, Admission, build_full
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.config import BOOT_ID_HEADER, REVISION_HEADER, RuntimeConfig
 from qwenvl_runtime.connection import ClientConnection
@@ -46,7 +46,7 @@ class Front:
     def __init__(self, boot: Boot, engine_socket: Path, limits: Limits, config: RuntimeConfig) -> None:
         self.limits = limits
         self.screen: Screening = Screen(config)
-        self.admission = Admission(config.queue)
+        self.admission = Admission(config.queue, LARGEST * config.media.max_source_pixels)
         self.fetcher = MediaFetcher()
         self.buffered = 0
         """Bytes of bodies that are not whole."""

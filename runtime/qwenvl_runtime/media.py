@@ -15,6 +15,8 @@ from qwenvl_runtime.picture_source import Base64Source, PictureError, Source
 MAX_RATIO = 200
 _VIDEO_TYPES = ("video/mp4", "video/webm")
 _QUOTED = 40
+_LARGEST = 4
+"""How many pictures of media.maxSourcePixels a request may hold: the engine has all of them decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class MediaCheck:
     pictures: int = 0
     videos: int = 0
     tokens: int = 0
+    source_pixels: int = 0
+    """Of the pictures as they were sent, before they are scaled down."""
     characters: int = 0
     """How much of the request is media, and not text."""
     slots: list[Slot] = field(default_factory=list)
@@ -82,8 +86,20 @@ class MediaCheck:
         if max(width, height) > MAX_RATIO * min(width, height):
             message = f"a picture of {width}x{height} is too long: at most {MAX_RATIO} times its width or height"
             raise bad_field("media_limit", param, message)
+        self._count_source(param, width * height)
         seen = min(max(width * height, MIN_PIXELS), self.limits.max_pixels)
         return media_type, seen // PIXELS_PER_TOKEN + PICTURE_MARKS
+
+    def _count_source(self, param: str, pixels: int) -> None:
+        self.source_pixels += pixels
+        limits = self.limits
+        # As many pictures as may come, none of them larger than the model sees it, are never too many.
+        most = max(_LARGEST * limits.max_source_pixels, limits.max_images * limits.max_pixels)
+        if self.source_pixels > most:
+            message = (
+                f"up to here the pictures have more than {most} pixels together (media.maxSourcePixels x {_LARGEST})"
+            )
+            raise bad_field("media_limit", param, message)
 
     def _explain(self) -> str:
         forms = f"pictures come inline, as data:image/...;base64,... of {', '.join(MEDIA_TYPES)}"

@@ -12,7 +12,8 @@ from PIL import Image
 from harness.sample_pictures import build_png_damaged_inside, encode
 from qwenvl_runtime.engine_faults import find_client_fault
 from qwenvl_runtime.media_fetch import BytesSource
-from qwenvl_runtime.picture_header import PictureError, read_header
+from qwenvl_runtime.picture_header import read_header
+from qwenvl_runtime.picture_source import PictureError
 
 WHOLE = (
     encode("PNG", 200, 200),

@@ -361,6 +361,17 @@ def test_the_number_of_pictures_counts_over_all_messages() -> None:
     assert refuse({"messages": messages}) == ("media_limit", "messages[2].content[0].image_url.url")
 
 
+def test_the_pixels_of_a_request_are_bounded_as_they_are_sent() -> None:
+    screen = Screen(build_config(media={"max_images": 9, "max_source_pixels": 262144}))
+    largest = picture(data_url(build_png_bomb(512, 512)))
+    asked = ask(chat(*[largest] * 9), screen=screen)
+    assert asked.media.source_pixels == 9 * 262144, "none of them is scaled down"
+    screen = Screen(build_config(media={"max_images": 9, "max_source_pixels": 1_000_000}))
+    large = picture(data_url(build_png_bomb(1000, 1000)))
+    assert ask(chat(*[large] * 4), screen=screen).media.source_pixels == 4_000_000
+    assert refuse(chat(*[large] * 5), screen=screen) == ("media_limit", "messages[0].content[4].image_url.url")
+
+
 def test_errors_name_the_limit() -> None:
     with pytest.raises(RequestError, match=r"50000x50000 .* 1000000 pixels \(media.maxSourcePixels\)"):
         ask(chat(picture(data_url(build_png_bomb(50_000, 50_000)))))
@@ -415,6 +426,20 @@ def test_the_queue_has_an_end() -> None:
     with pytest.raises(RequestError, match=r"queue\.maxTokens"):
         admission.enter(401, 1)
     admission.enter(400, 1)
+
+
+def test_the_pixels_of_all_pictures_are_bounded() -> None:
+    admission = Admission(QueueConfig(), max_pixels=100)
+    admission.enter(1, 1, 200)
+    with pytest.raises(
+        RequestError, match=r"of 200 pixels are here, this request has 1, and at most 100 may be"
+    ) as caught:
+        admission.enter(1, 1, 1)
+    assert caught.value.status == 429
+    admission.leave(1, 1, 200)
+    admission.enter(1, 1, 60)
+    admission.enter(1, 1, 40)
+    assert (admission.requests, admission.pixels) == (2, 100)
 
 
 def test_each_answer_that_is_asked_for_takes_a_place_in_the_queue() -> None:

@@ -108,6 +108,28 @@ async def test_the_engine_gets_what_was_checked(start_pod: StartPod) -> None:
 # The queue
 
 
+async def test_the_engine_is_not_given_more_pixels_than_it_can_hold(start_pod: StartPod) -> None:
+    go = asyncio.Event()
+
+    async def hold(visit: Visit) -> None:
+        await go.wait()
+        await visit.answer()
+
+    pod = await start_pod(hold, media={"max_source_pixels": 262144})
+    pictures = ask_about(data_url(build_png_bomb(512, 512)))
+    pictures["messages"][0]["content"] += pictures["messages"][0]["content"][1:] * 3
+    clients = [await pod.connect() for _ in range(8)]
+    for client in clients:
+        await client.send(build_post(json.dumps(pictures).encode()))
+    await until(lambda: len(pod.engine.visits) == 8)
+    reply = await pod.ask(pictures)
+    assert (reply.status, reply.error_code()) == (429, "queue_full")
+    go.set()
+    for client in clients:
+        assert (await client.read_reply()).status == 200
+    assert pod.front.admission.pixels == 0
+
+
 async def test_the_queue_is_left_however_a_request_ends(start_pod: StartPod) -> None:
     endings: list[str] = []
 
