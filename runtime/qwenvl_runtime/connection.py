@@ -30,6 +30,9 @@ class ClientConnection(asyncio.Protocol):
         self._writing_paused = False
         self._finish: tuple[bool, bool] | None = None
         self._received = 0
+        self._lap_bytes = 0
+        self._lap_at = 0.0
+        """When the last `body_rate` bytes were there, and how many those were with all before."""
         self.deadline = math.inf
         """When to give up on what the client has to do next, by the front's clock."""
 
@@ -45,6 +48,16 @@ class ClientConnection(asyncio.Protocol):
     @property
     def answering(self) -> bool:
         return self._answering
+
+    @property
+    def received(self) -> int:
+        """Bytes of a request that is not whole."""
+        return self._received
+
+    @property
+    def lags(self) -> bool:
+        """Whether what it sends has come too slowly of late."""
+        return self._received > 0 and self._front.now() - self._lap_at > self._limits.lag_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do without being of their class.
@@ -72,9 +85,13 @@ class ClientConnection(asyncio.Protocol):
         if not self._answering:
             self._received += len(data)
             self._front.buffered += len(data)
+            if self._received - self._lap_bytes >= self._limits.body_rate:
+                self._lap_bytes, self._lap_at = self._received, self._front.now()
             self._advance()
-            if self._front.overflows() and not self._answering and not self._ending:
-                self._refuse(self._front.build_full())
+            if self._front.overflows():
+                self._front.drop_laggards()
+                if self._front.overflows() and not self._answering and not self._ending:
+                    self._refuse(self._front.build_full())
         elif self._intake.ahead > self._limits.ahead_bytes and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -113,7 +130,9 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = Exchange(self._front, self._transport, head, self._exchange_done)
         self._front.admit(head)
         if head.body_length != 0:
-            self.deadline = self._front.now() + self._limits.body_patience(head.body_length)
+            now = self._front.now()
+            self._lap_bytes, self._lap_at = self._received, now
+            self.deadline = now + self._limits.body_patience(head.body_length)
             if b"expect" in head.headers:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -177,7 +196,7 @@ class ClientConnection(asyncio.Protocol):
     def _release(self) -> None:
         """What was received is whole, or forgotten."""
         self._front.buffered -= self._received
-        self._received = 0
+        self._received = self._lap_bytes = 0
 
     def _leave(self) -> None:
         """The client is gone."""

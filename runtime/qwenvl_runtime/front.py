@@ -133,6 +133,13 @@ class Front:
         """Whether the bodies that are on their way, from clients or to the engine, take too much memory."""
         return self.buffered + self.pool.unsent > self.limits.buffered_bytes
 
+    def drop_laggards(self) -> None:
+        """Until there is room: those whose bodies come too slowly, however much they have sent before. The one that has
+        sent most is the first."""
+        lagging = sorted((each for each in self._connections if each.lags), key=lambda each: each.received)
+        while lagging and self.overflows():
+            lagging.pop().expire()
+
     def count_in_flight(self) -> int:
         return sum(connection.in_flight for connection in self._connections)
 

@@ -24,6 +24,8 @@ class Limits:
     body_seconds: float = 10.0
     body_rate: int = 256 << 10
     """Bytes of a body that each second must bring, beyond those of `body_seconds`."""
+    lag_seconds: float = 2.0
+    """How long a body may take for `body_rate` bytes before it is the first to go once `buffered_bytes` are reached."""
     idle_seconds: float = 75.0
     stall_seconds: float = 60.0
     """How long a client may take none of its answer."""

@@ -435,6 +435,25 @@ async def test_bodies_that_are_not_whole_share_their_memory(start_pod: StartPod)
     assert reply.error_code() == "queue_full", "what the engine has not taken yet counts too"
 
 
+async def test_who_has_stopped_sending_makes_room_for_who_sends(start_pod: StartPod) -> None:
+    pod = await start_pod(buffered_bytes=300_000, body_rate=10_000, lag_seconds=0.6)
+    stalled, trickling, sending, newcomer = [await pod.connect() for _ in range(4)]
+    request = build_post(b"x" * 100_000)
+    await stalled.send(request[:-10])
+    await trickling.send(request[:90_000])
+    for start in range(0, 60_000, 2_000):
+        await sending.send(request[start : start + 2_000])
+        await trickling.send(b"x")
+        await asyncio.sleep(0.03)
+    await newcomer.send(request[:-10])
+    reply = await stalled.read_reply()
+    assert (reply.status, reply.error_code()) == (408, "request_timeout")
+    assert (await newcomer.ask(request[-10:])).status == 200
+    assert (await sending.ask(request[60_000:])).status == 200
+    assert (await trickling.ask(request[90_030:])).status == 200, "there was room enough without it"
+    assert pod.front.buffered == 0
+
+
 # The engine's faults
 
 
