@@ -26,13 +26,15 @@ class Admission:
     def check_room(self, tokens: int = 0, answers: int = 1, pixels: int = 0) -> None:
         """Raises RequestError. A request alone is always let in: the engine knows better what is too long for it."""
         limits = self._limits
-        if limits.max_requests and self.requests and self.requests + answers > limits.max_requests:
-            raise build_full(f"{self.requests} requests are running or waiting (queue.maxRequests)")
-        if limits.max_tokens and self.requests and self.tokens + tokens > limits.max_tokens:
-            raise build_full(f"about {self.tokens} prompt tokens are running or waiting (queue.maxTokens)")
-        if self._max_pixels and self.requests and self.pixels + pixels > self._max_pixels:
-            most = f"and at most {self._max_pixels} may be (media.maxSourcePixels x {LARGEST})"
-            raise build_full(f"pictures of {self.pixels} pixels are here, this request has {pixels}, {most}")
+        if not self.requests:
+            return
+        if limits.max_requests and self.requests + answers > limits.max_requests:
+            raise _refuse("requests", self.requests, answers, limits.max_requests, "queue.maxRequests")
+        if limits.max_tokens and self.tokens + tokens > limits.max_tokens:
+            raise _refuse("prompt tokens (estimated)", self.tokens, tokens, limits.max_tokens, "queue.maxTokens")
+        if self._max_pixels and self.pixels + pixels > self._max_pixels:
+            setting = f"media.maxSourcePixels x {LARGEST}"
+            raise _refuse("pixels of pictures", self.pixels, pixels, self._max_pixels, setting)
 
     def enter(self, tokens: int, answers: int, pixels: int = 0) -> None:
         self.check_room(tokens, answers, pixels)
@@ -44,6 +46,12 @@ class Admission:
         self.requests -= answers
         self.tokens -= tokens
         self.pixels -= pixels
+
+
+def _refuse(what: str, here: int, asked: int, most: int, setting: str) -> RequestError:
+    own = f" and {asked} are asked for," if asked else ""
+    alone = "; a request for so many is taken only while nothing else runs: send a smaller one" if asked > most else ""
+    return build_full(f"{here} {what} are running or waiting,{own} of at most {most} ({setting}){alone}")
 
 
 def build_full(what: str) -> RequestError:

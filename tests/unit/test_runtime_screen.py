@@ -428,11 +428,26 @@ def test_the_queue_has_an_end() -> None:
     admission.enter(400, 1)
 
 
+def test_a_full_queue_tells_what_is_in_it_what_was_asked_and_what_it_takes() -> None:
+    admission = Admission(QueueConfig(max_requests=3, max_tokens=1000))
+    admission.enter(300, 1)
+    with pytest.raises(
+        RequestError, match=r"300 prompt tokens .* 701 are asked for, of at most 1000 \(queue\.maxTokens\)\."
+    ):
+        admission.enter(701, 1)
+    with pytest.raises(
+        RequestError, match=r"1001 are asked for, of at most 1000 \(queue\.maxTokens\); .* only while nothing else"
+    ):
+        admission.enter(1001, 1)
+    with pytest.raises(RequestError, match=r"1 requests .* 3 are asked for, of at most 3 \(queue\.maxRequests\)\."):
+        admission.enter(1, 3)
+
+
 def test_the_pixels_of_all_pictures_are_bounded() -> None:
     admission = Admission(QueueConfig(), max_pixels=100)
     admission.enter(1, 1, 200)
     with pytest.raises(
-        RequestError, match=r"of 200 pixels are here, this request has 1, and at most 100 may be"
+        RequestError, match=r"200 pixels of pictures .* 1 are asked for, of at most 100 \(media"
     ) as caught:
         admission.enter(1, 1, 1)
     assert caught.value.status == 429
