@@ -38,6 +38,14 @@ def bad_request(message: str) -> RequestError:
     return RequestError(HTTPStatus.BAD_REQUEST, "bad_request", message)
 
 
+def unavailable(code: str, message: str) -> RequestError:
+    return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, (("Retry-After", "5"),))
+
+
+def engine_unreachable() -> RequestError:
+    return unavailable("engine_unreachable", "The engine cannot be reached.")
+
+
 def bad_field(code: str, param: str, message: str) -> RequestError:
     """A field that has to change; `param` is its path, such as `messages[0].content[1].image_url.url`."""
     return RequestError(HTTPStatus.BAD_REQUEST, code, f"{param}: {message}" if param else message, param=param or None)

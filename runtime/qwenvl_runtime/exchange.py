@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qwenvl_runtime import request_id
 from qwenvl_runtime.engine_faults import LONGEST, find_client_fault
-from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.errors import RequestError, engine_unreachable
 from qwenvl_runtime.media_fetch import BytesLeft
 from qwenvl_runtime.pages import Page
 from qwenvl_runtime.request_head import RequestHead, build_request
@@ -66,8 +66,6 @@ class Exchange:
         self.received = len(body)
         if self.relayed and self.head.method == "POST":
             self._screen(self.head, body)
-        elif self.relayed:
-            self._ask(self.head, body)
         else:
             self._local = asyncio.create_task(self._front.pages.build(self.head.path))
             self._local.add_done_callback(self._answered_locally)
@@ -136,7 +134,7 @@ class Exchange:
             message = "The engine broke off before it answered."
             self.refuse(RequestError(HTTPStatus.BAD_GATEWAY, "engine_broke_off", message), unread=False)
         else:
-            error = self._front.build_unavailable("engine_unreachable", "The engine cannot be reached.")
+            error = engine_unreachable()
             self.refuse(error, unread=False)
 
     def _screen(self, head: RequestHead, body: bytes) -> None:

@@ -9,14 +9,13 @@ import socket
 import time
 from contextlib import suppress
 from email.utils import formatdate
-from http import HTTPStatus
 from pathlib import Path
 
 from qwenvl_runtime.admission import LARGEST, Admission, build_full
 from qwenvl_runtime.boot import Boot, Phase
 from qwenvl_runtime.config import BOOT_ID_HEADER, REVISION_HEADER, RuntimeConfig
 from qwenvl_runtime.connection import ClientConnection
-from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.errors import RequestError, unavailable
 from qwenvl_runtime.exchange import Exchange
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import add_line, flush_lines
@@ -147,12 +146,9 @@ class Front:
         """Raises RequestError for what will not be answered, before its body is read."""
         route = check_request(head, self.limits)
         if route.relayed and not self._may_ask(head):
-            raise self.build_unavailable("not_ready", f"The model is not ready: {self._boot.phase}.")
+            raise unavailable("not_ready", f"The model is not ready: {self._boot.phase}.")
         if route.relayed and route.method == "POST":
             self.admission.check_room()
-
-    def build_unavailable(self, code: str, message: str) -> RequestError:
-        return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message, (("Retry-After", "5"),))
 
     def build_full(self) -> RequestError:
         return build_full("too many requests are being sent at a time")

@@ -156,7 +156,5 @@ def build_request(head: RequestHead, request_id: str, body: bytes) -> bytes:
     for name in PASSED_REQUEST_HEADERS:
         if name in headers:
             lines += (name, b": ", headers[name], b"\r\n")
-    if body or head.method == "POST":
-        lines.append(b"content-length: %d\r\n" % len(body))
-    lines += (b"\r\n", body)
+    lines += (b"content-length: %d\r\n\r\n" % len(body), body)
     return b"".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.errors import RequestError, bad_request
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.request_head import RequestHead
 
@@ -37,6 +37,8 @@ def check_request(head: RequestHead, limits: Limits) -> Route:
     if head.method != route.method and (head.method != "HEAD" or route.method != "GET" or route.relayed):
         allow = (("Allow", route.method),)
         raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"Use {route.method}.", allow)
+    if route.method == "GET" and head.body_length != 0:
+        raise bad_request("A GET has no body here: send it without Content-Length and Transfer-Encoding.")
     limits.check_body(head.body_length or 0)
     headers = head.headers
     if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":

@@ -114,6 +114,60 @@ async def test_other_methods_are_told_the_right_one(start_pod: StartPod, method:
     assert pod.engine.visits == []
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/readyz"])
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+async def test_nobody_takes_a_body_with_a_get(start_pod: StartPod, path: str, framing: str) -> None:
+    pod = await start_pod(body_bytes=2_000_000)
+    client = await pod.connect()
+    await client.send(build_get(path, f"{framing}\r\n"))
+    reply = await client.read_reply()
+    assert (reply.status, reply.error_code()) == (400, "bad_request")
+    assert await client.is_closed()
+    assert pod.engine.visits == []
+
+
+async def test_a_get_may_say_that_it_has_no_body(start_pod: StartPod) -> None:
+    pod = await start_pod()
+    client = await pod.connect()
+    assert (await client.ask(build_get("/v1/models", "Content-Length: 0\r\n"))).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/metrics"])
+async def test_many_who_ask_the_same_share_one_answer_of_the_engine(start_pod: StartPod, path: str) -> None:
+    go = asyncio.Event()
+
+    async def ponder(visit: Visit) -> None:
+        await go.wait()
+        await visit.answer(b'{"visit": %d}' % len(pod.engine.visits))
+
+    pod = await start_pod(ponder)
+    clients = [await pod.connect() for _ in range(30)]
+    for client in clients:
+        await client.send(build_get(path))
+    await wait_steady(lambda: len(pod.engine.visits))
+    clients.pop(0).close()
+    await asyncio.sleep(0.05)
+    go.set()
+    replies = [await client.read_reply() for client in clients]
+    assert {reply.status for reply in replies} == {200}
+    assert len(pod.engine.visits) == 1
+    assert (await clients[0].ask(build_get(path))).status == 200
+    assert len(pod.engine.visits) == 2, "an answer is not kept"
+
+
+async def test_the_engines_word_on_its_models_is_passed_on(start_pod: StartPod) -> None:
+    async def fail(visit: Visit) -> None:
+        await visit.answer(b'{"error": {"code": "x"}}', "404 No")
+
+    pod = await start_pod(fail)
+    client = await pod.connect()
+    reply = await client.ask(build_get("/v1/models"))
+    assert (reply.status, reply.raw_body) == (404, b'{"error": {"code": "x"}}')
+    pod.engine.socket.unlink()
+    reply = await client.ask(build_get("/v1/models"))
+    assert (reply.status, reply.error_code(), reply.headers["retry-after"]) == (503, "engine_unreachable", "5")
+
+
 @pytest.mark.parametrize("target", [f"{CHAT}?secret=1", f"http://pod:8000{CHAT}", f"https://u:p@pod{CHAT}?x"])
 async def test_the_engine_gets_the_bare_path(start_pod: StartPod, target: str) -> None:
     pod = await start_pod()
