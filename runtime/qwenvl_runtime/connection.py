@@ -133,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
             now = self._front.now()
             self._lap_bytes, self._lap_at = self._received, now
             self.deadline = now + self._limits.body_patience(head.body_length)
-            if b"expect" in head.headers:
+            if b"expect" in head.headers and head.version != "1.0":
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _advance(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple
 
-from qwenvl_runtime.errors import RequestError
+from qwenvl_runtime.errors import RequestError, bad_request
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.request_head import RequestHead, RequestReader
 
 _HEAD_END = b"\r\n\r\n"
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]\r\n")
 
 
 class Request(NamedTuple):
@@ -86,8 +88,10 @@ class Intake:
             self._place += 2
         end = ahead.find(_HEAD_END, self._place)
         if (len(ahead) if end < 0 else end) - self._place > self._limits.head_bytes:
-            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The head is too large.")
+            message = f"The request's head is larger than {self._limits.head_bytes} bytes."
+            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message)
         if end < 0:
+            _check_lines(ahead, self._place)
             return
         reader = RequestReader(self._take(end + len(_HEAD_END) - self._place), self._limits.headers)
         self._admit(reader.head)
@@ -106,3 +110,12 @@ class Intake:
         self._reader = None
         self._body = []
         return Request(reader.head, body, last)
+
+
+def _check_lines(ahead: bytes, begin: int) -> None:
+    """Raises RequestError where no further byte can make a head of this: nobody has to wait for its end."""
+    first = ahead.find(b"\n", begin) + 1
+    if first and not _VERSION.fullmatch(ahead, max(begin, first - 10), first):
+        raise bad_request("The request's first line does not end with its version, such as HTTP/1.1, and CR LF.")
+    if ahead.count(b"\n", begin) != ahead.count(b"\r\n", begin):
+        raise bad_request("The lines of a request's head must end with CR LF.")

@@ -53,7 +53,8 @@ class RequestReader:
         if not self._head_complete or self._begun > 1 or self.body:
             raise bad_request("The request's head is malformed.")
         if self._count > max_headers:
-            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "Too many headers.")
+            message = f"The request has {self._count} headers; at most {max_headers} headers are taken."
+            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", message)
         self.head = self._build_head(upgrade)
         if self.head.body_length is not None:
             del self._parser  # which refers to this reader: without it, no garbage is left to be collected
@@ -143,9 +144,9 @@ def _read_body_length(headers: dict[bytes, bytes], version: str) -> int | None:
 def _read_path(target: bytes) -> str:
     """The path as it was sent, less the query: routes match it exactly, so no spelling of a path reaches another."""
     if not target.startswith(b"/"):
-        for scheme in (b"http://", b"https://"):
-            if target.startswith(scheme):
-                target = b"/" + target[len(scheme) :].partition(b"/")[2]
+        scheme, mark, rest = target.partition(b"://")
+        if mark and scheme.lower() in (b"http", b"https"):
+            target = b"/" + rest.partition(b"/")[2]
     return target.partition(b"?")[0].decode("latin-1")
 
 

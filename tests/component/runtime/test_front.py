@@ -168,7 +168,7 @@ async def test_the_engines_word_on_its_models_is_passed_on(start_pod: StartPod) 
     assert (reply.status, reply.error_code(), reply.headers["retry-after"]) == (503, "engine_unreachable", "5")
 
 
-@pytest.mark.parametrize("target", [f"{CHAT}?secret=1", f"http://pod:8000{CHAT}", f"https://u:p@pod{CHAT}?x"])
+@pytest.mark.parametrize("target", [f"{CHAT}?secret=1", f"http://pod:8000{CHAT}", f"HTTP://pod{CHAT}", f"https://u:p@pod{CHAT}?x"])
 async def test_the_engine_gets_the_bare_path(start_pod: StartPod, target: str) -> None:
     pod = await start_pod()
     client = await pod.connect()
@@ -444,12 +444,17 @@ async def test_a_body_of_more_frame_than_content_is_refused(start_pod: StartPod,
     assert pod.engine.visits == []
 
 
-@pytest.mark.parametrize("headers", ["a: %s\r\n" % ("x" * 40_000), "".join(f"h{n}: 1\r\n" for n in range(101))])
-async def test_large_heads_are_refused(start_pod: StartPod, headers: str) -> None:
+@pytest.mark.parametrize(
+    ("headers", "limit"),
+    [("a: %s\r\n" % ("x" * 40_000), b"32768 bytes"), ("".join(f"h{n}: 1\r\n" for n in range(101)), b"100 headers")],
+)
+async def test_large_heads_are_refused(start_pod: StartPod, headers: str, limit: bytes) -> None:
     pod = await start_pod()
     client = await pod.connect()
     await client.send(build_post(headers=headers))
-    assert (await client.read_reply()).status == 431
+    reply = await client.read_reply()
+    assert reply.status == 431
+    assert limit in reply.raw_body
     assert pod.engine.visits == []
 
 
@@ -591,6 +596,20 @@ async def test_ambiguous_requests_are_refused(start_pod: StartPod, raw: bytes) -
 @pytest.mark.parametrize(
     "raw",
     [
+        b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n", b"GET /\r\n", b"GET /\n", b"\nGET / HTTP/1.1\r\n",
+        b"hello\r\n", b"\r\n\n",
+    ],
+)  # fmt: skip
+async def test_a_head_that_can_become_none_is_refused_at_once(start_pod: StartPod, raw: bytes) -> None:
+    pod = await start_pod(head_seconds=30.0)
+    client = await pod.connect()
+    reply = await asyncio.wait_for(client.ask(raw), 5)
+    assert (reply.status, reply.error_code()) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /readyz HTTP/3.0\r\nHost: a\r\n\r\n",
         b"GET /readyz\r\n\r\n",
@@ -688,6 +707,15 @@ async def test_the_client_is_told_to_continue(start_pod: StartPod) -> None:
     assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert (await client.ask(request[-5:])).status == 200
     assert not any(line.startswith("expect") for line in pod.engine.visits[0].lines)
+
+
+async def test_a_client_of_http_1_0_is_not_told_to_continue(start_pod: StartPod) -> None:
+    pod = await start_pod()
+    client = await pod.connect()
+    request = build_post(b"hello", "Expect: 100-continue\r\n", version="1.0")
+    await client.send(request[:-5])
+    await asyncio.sleep(0.05)
+    assert (await client.ask(request[-5:])).status == 200
 
 
 @pytest.mark.parametrize(("header", "status"), [("Expect: magic\r\n", 417), ("Content-Encoding: gzip\r\n", 415)])
