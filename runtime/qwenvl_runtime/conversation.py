@@ -117,7 +117,7 @@ def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
     if kind == "image_url":
         media.take_picture(path, value)
     else:
-        media.take_video(path, value["url"])
+        media.take_video(path, value)
     return part
 
 

@@ -107,7 +107,7 @@ def check_fields(param: str, value: Any, known: Mapping[str, Check]) -> None:
 
 def join(param: str, name: str) -> str:
     """The path of a field; `name` is the client's."""
-    name = name if len(name) <= 64 else name[:64] + "..."
+    name = name[:64] + "..." if len(name) > 64 else name or '""'
     return f"{param}.{name}" if param else name
 
 

@@ -11,6 +11,7 @@ from qwenvl_runtime.errors import RequestError, bad_request
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.request_head import RequestHead, RequestReader
 
+_BLANK = (b"\r\n", b"\n")
 _HEAD_END = b"\r\n\r\n"
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]\r\n")
 
@@ -84,8 +85,8 @@ class Intake:
 
     def _read_head(self) -> None:
         ahead = self._ahead
-        while ahead.startswith(b"\r\n", self._place):
-            self._place += 2
+        while ahead.startswith(_BLANK, self._place):
+            self._place = ahead.index(b"\n", self._place) + 1
         end = ahead.find(_HEAD_END, self._place)
         if (len(ahead) if end < 0 else end) - self._place > self._limits.head_bytes:
             message = f"The request's head is larger than {self._limits.head_bytes} bytes."

@@ -7,7 +7,7 @@ from typing import Any
 
 from qwenvl_runtime.config import MIN_PIXELS, PICTURE_MARKS, PIXELS_PER_TOKEN, MediaConfig
 from qwenvl_runtime.errors import bad_field
-from qwenvl_runtime.media_hosts import MediaHosts, MediaLink
+from qwenvl_runtime.media_hosts import MediaHosts, MediaLink, is_plain
 from qwenvl_runtime.picture_header import MEDIA_TYPES, read_header
 from qwenvl_runtime.picture_source import Base64Source, PictureError, Source
 
@@ -50,21 +50,23 @@ class MediaCheck:
             raise bad_field("media_limit", param, f"at most {self.limits.max_images} pictures (media.maxImages)")
         url: str = holder["url"]
         if url[:5].lower() == "data:":
-            media_type, start = _read_data_url(param, url, MEDIA_TYPES)
+            media_type, start = _read_data_url(param, holder, MEDIA_TYPES)
             self.characters += len(url) - start
             self.tokens += self.measure(param, _open(param, url, start), media_type)[1]
         elif len(url) <= self.hosts.longest and (link := self.hosts.find(url)):
             self.slots.append(Slot(param, holder, link))
             self.tokens += self.limits.max_pixels // PIXELS_PER_TOKEN + PICTURE_MARKS
         else:
-            raise bad_field("media_not_allowed", param, self._explain())
+            raise bad_field("media_not_allowed", param, self._explain(url))
 
-    def take_video(self, param: str, url: str) -> None:
-        """Only the form and the number are checked: a video's frames cannot be counted without decoding it."""
+    def take_video(self, param: str, holder: dict[str, Any]) -> None:
+        """`holder["url"]` is a video inline. Only its form and the number are checked: its frames cannot be counted
+        without decoding it."""
         self.videos += 1
         if self.videos > self.limits.max_videos:
             raise bad_field("media_limit", param, f"at most {self.limits.max_videos} videos (media.maxVideos)")
-        media_type, start = _read_data_url(param, url, _VIDEO_TYPES)
+        url: str = holder["url"]
+        media_type, start = _read_data_url(param, holder, _VIDEO_TYPES)
         begin = _open(param, url, start).read(0, 12)
         if not (begin[4:8] == b"ftyp" if media_type == "video/mp4" else begin.startswith(b"\x1aE\xdf\xa3")):
             raise bad_field("media_malformed", param, f"is not {media_type}")
@@ -101,21 +103,31 @@ class MediaCheck:
             )
             raise bad_field("media_limit", param, message)
 
-    def _explain(self) -> str:
+    def _explain(self, url: str) -> str:
+        if self.hosts.names and url[:8].lower().startswith(("http://", "https://")):
+            if len(url) > self.hosts.longest:
+                return f"the address has more than {self.hosts.longest} characters"
+            if not is_plain(url):
+                return "the address must be in ASCII, escaped, without user or fragment"
         forms = f"pictures come inline, as data:image/...;base64,... of {', '.join(MEDIA_TYPES)}"
         hosts = ", ".join(self.hosts.names)
         return forms + (f", or from {hosts} (media.allowedURLHosts)" if hosts else " (media.allowedURLHosts is empty)")
 
 
-def _read_data_url(param: str, url: str, allowed: tuple[str, ...]) -> tuple[str, int]:
-    """The media type, and where the base64 text begins."""
+def _read_data_url(param: str, holder: dict[str, Any], allowed: tuple[str, ...]) -> tuple[str, int]:
+    """The media type, and where the base64 text begins, of `holder["url"]`. One that is written in another case than
+    the engine knows is written anew."""
+    url: str = holder["url"]
     end = url.find(",", 0, _QUOTED)
-    media_type = url[5 : end - len(";base64")]
+    said = url[: end + 1].lower()
+    media_type = said[5 : -len(";base64,")]
     if media_type == "image/jpg":
         media_type = "image/jpeg"  # not its name, but often written
-    if end < 0 or not url.startswith("data:") or url[end - 7 : end] != ";base64" or media_type not in allowed:
+    if not said.startswith("data:") or not said.endswith(";base64,") or media_type not in allowed:
         forms = " or ".join(f"data:{each};base64,..." for each in allowed)
         raise bad_field("media_not_allowed", param, f"must be {forms}, with nothing else before the comma")
+    if not url.startswith(said):
+        holder["url"] = said + url[end + 1 :]
     return media_type, end + 1
 
 

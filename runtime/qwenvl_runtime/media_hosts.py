@@ -10,7 +10,9 @@ from typing import NamedTuple
 PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(?:(http)://)?([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?::([0-9]{1,5}))?")
 # One spelling of a URL only: no user, no escapes in the host, no other alphabet, no fragment, nothing but ASCII.
-_URL = re.compile(r"(https?)://([A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?((?:[/?][!-\"$-\[\]-~]*)?)")
+_URL = re.compile(
+    r"((?ai:https?))://([A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?((?:[/?][!-\"$-\[\]-~]*)?)"
+)
 # What answers on these gives a machine's credentials to whoever asks. 169.254.169.254 is link-local already.
 _METADATA = tuple(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")))
 _NAT64 = ip_network("64:ff9b::/96")
@@ -40,10 +42,16 @@ class MediaHosts:
         if match is None:
             return None
         scheme, host, port, target = match.groups()
+        scheme = scheme.lower()
         link = MediaLink(scheme, host.lower(), int(port or PORTS[scheme]), target or "/")
         if target.startswith("?"):
             link = link._replace(target="/" + target)
         return link if link[:3] in self._allowed else None
+
+
+def is_plain(url: str) -> bool:
+    """Whether it is spelled as a URL has to be, whatever its host is."""
+    return _URL.fullmatch(url) is not None
 
 
 def _read_entry(entry: str) -> tuple[str, str, int]:

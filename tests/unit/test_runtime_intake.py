@@ -18,7 +18,7 @@ from qwenvl_runtime.request_id import choose_request_id
 LIMITS = Limits(body_bytes=1000)
 WIRE = (
     b"POST /a?q HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
-    b"\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n"
+    b"\r\n\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n"
     b"POST /c HTTP/1.1\r\nHost: h\r\nContent-Length: 300\r\nX-A: 1\r\n\r\n" + b"z" * 300 +
     b"POST /d HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nT: 1\r\n\r\n"
 )  # fmt: skip

@@ -21,6 +21,8 @@ HOSTS = MediaHosts(("images.example.com", "store.corp:8443", "http://minio.stora
         ("https://IMAGES.example.com:443?a=/b@c", ("https", "images.example.com", 443, "/?a=/b@c")),
         ("https://store.corp:8443", ("https", "store.corp", 8443, "/")),
         ("http://minio.storage.svc:9000/b/k?X-Sig=a%2Fb", ("http", "minio.storage.svc", 9000, "/b/k?X-Sig=a%2Fb")),
+        ("HTTPS://images.example.com/a.png", ("https", "images.example.com", 443, "/a.png")),
+        ("Http://minio.storage.svc:9000/", ("http", "minio.storage.svc", 9000, "/")),
         ("https://10.0.0.7/x", ("https", "10.0.0.7", 443, "/x")),
     ],
 )
@@ -38,9 +40,9 @@ def test_named_hosts(url: str, found: tuple[str, str, int, str]) -> None:
         "https://images.example.com:443@evil.org/", "https://images.example.com\\@evil.org/",
         "https://images.example.com/#a",
         "https://images.example.com/ a", "https://images.example.com/\r\nHost: a", "https://images.example.com/\x00",
-        "https://images%2Eexample.com/", "https://\uff49mages.example.com/", "https://[::1]/", "https://167772167/",
+        "https://images%2Eexample.com/", "http\u017f://images.example.com/", "https://\uff49mages.example.com/", "https://[::1]/", "https://167772167/",
         "https://0x0a000007/", "https://012.0.0.7/", "https:images.example.com", "https:///images.example.com",
-        "//images.example.com/a", "ftp://images.example.com/", "file:///etc/passwd", "HTTPS://images.example.com/",
+        "//images.example.com/a", "ftp://images.example.com/", "file:///etc/passwd", "HTTP://images.example.com/",
         " https://images.example.com/", "https://images.example.com\n", "", "images.example.com",
     ],
 )  # fmt: skip

@@ -124,7 +124,7 @@ def test_completions(prompt: Any) -> None:
 def test_fields_that_are_not_listed_are_refused(name: str) -> None:
     for value in (True, 0, {}, "a"):
         code, param = refuse({**chat("x"), name: value})
-        assert (code, param) == ("unsupported_field", name if len(name) < 64 else name[:64] + "...")
+        assert (code, param) == ("unsupported_field", (name or '""') if len(name) < 64 else name[:64] + "...")
     assert refuse({"prompt": "x", "echo": True}, TEXT) == ("invalid_value", "echo")
 
 
@@ -337,8 +337,8 @@ def test_other_text_is_not_changed(value: str) -> None:
         ("data:image/gif;base64,R0lGODlh", "media_not_allowed"),
         ("data:image/svg+xml;base64,PHN2Zz4=", "media_not_allowed"),
         ("data:image/png;charset=x;base64,AAAA", "media_not_allowed"),
-        ("DATA:image/png;base64,AAAA", "media_not_allowed"),
-        (PNG.replace("base64", "BASE64"), "media_not_allowed"), ("/etc/passwd", "media_not_allowed"),
+        ("DATA:image/gif;base64,AAAA", "media_not_allowed"), ("data:image/png;base64", "media_not_allowed"),
+        ("data:image/png;base64 ,AAAA", "media_not_allowed"), ("/etc/passwd", "media_not_allowed"),
         ("data:video/jpeg;base64,AAAA", "media_not_allowed"), ("https://" + "a" * 5000, "media_not_allowed"),
         (PNG.replace("image/png", "image/jpeg"), "media_malformed"), (PNG + "\n", "media_malformed"),
         ("data:image/png;base64,", "media_malformed"), ("data:image/png;base64,====", "media_malformed"),
@@ -370,6 +370,35 @@ def test_the_pixels_of_a_request_are_bounded_as_they_are_sent() -> None:
     large = picture(data_url(build_png_bomb(1000, 1000)))
     assert ask(chat(*[large] * 4), screen=screen).media.source_pixels == 4_000_000
     assert refuse(chat(*[large] * 5), screen=screen) == ("media_limit", "messages[0].content[4].image_url.url")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [PNG.replace("data", "DATA"), PNG.replace("image/png", "image/PNG"), PNG.replace(";base64", ";BASE64")],
+)
+def test_a_picture_in_any_case_reaches_the_engine_in_the_one_that_it_knows(url: str) -> None:
+    assert pass_on(chat(picture(url))) == chat(picture(PNG))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://images.example.com/a#b", "without user or fragment"),
+        ("https://images.example.com/\u00e9.png", "in ASCII, escaped"),
+        ("HTTPS://images.example.com/a b", "in ASCII, escaped"),
+        ("https://images.example.com/" + "a" * 5000, "more than 4096 characters"),
+        ("https://other.example.com/a", "or from images.example.com"),
+    ],
+)
+def test_an_address_that_is_refused_is_told_why(url: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        ask(chat(picture(url)))
+
+
+def test_a_field_without_a_name_is_named() -> None:
+    with pytest.raises(RequestError, match='"": this field') as caught:
+        ask({**chat("x"), "": 1})
+    assert caught.value.param == '""'
 
 
 def test_errors_name_the_limit() -> None:

