@@ -14,8 +14,11 @@ _URL = re.compile(
     r"((?ai:https?))://([A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?)(?::([0-9]{1,5}))?((?:[/?][!-\"$-\[\]-~]*)?)"
 )
 # What answers on these gives a machine's credentials to whoever asks. 169.254.169.254 is link-local already.
-_METADATA = tuple(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")))
-_NAT64 = ip_network("64:ff9b::/96")
+_METADATA = tuple(map(ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")))
+# IPv6 addresses that end with an IPv4 address: NAT64's, and the translated ones of SIIT.
+_ENDING_IN_IPV4 = (ip_network("64:ff9b::/96"), ip_network("::ffff:0:0:0/96"))
+# Each network that uses these puts the IPv4 address elsewhere.
+_LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
 
 
 class MediaLink(NamedTuple):
@@ -71,11 +74,11 @@ def is_forbidden(address: str) -> bool:
     found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and found in _NAT64:
+        if inner is None and any(found in network for network in _ENDING_IN_IPV4):
             inner = IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             found = inner
-        elif int(found) < 1 << 32:
+        elif int(found) < 1 << 32 or found in _LOCAL_NAT64:
             return True  # ::, ::1 and the old way to write an IPv4 address
     reserved = isinstance(found, IPv4Address) and (found.is_reserved or int(found) >> 24 == 0)
     return (

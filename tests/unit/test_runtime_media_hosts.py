@@ -81,6 +81,8 @@ def test_malformed_entries(entry: str) -> None:
         "240.0.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1",
         "::ffff:169.254.169.254", "fe80::1", "fe80::1%eth0", "ff02::1", "fd00:ec2::254", "64:ff9b::7f00:1",
         "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a9fe:a9fe::",
+        "fd20:ce::254", "64:ff9b:1::7f00:1", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:fffe::a00:7",
+        "::ffff:0:127.0.0.1", "::ffff:0:169.254.169.254",
     ],
 )  # fmt: skip
 def test_addresses_that_nobody_may_name(address: str) -> None:
@@ -100,6 +102,7 @@ def test_an_address_in_an_ipv6_address_is_the_same_address(number: int) -> None:
     for wrapped in (
         IPv6Address(0xFFFF << 32 | number),
         IPv6Address(0x64FF9B << 96 | number),
+        IPv6Address(0xFFFF << 48 | number),
         IPv6Address(0x2002 << 112 | number << 80),
     ):
         assert is_forbidden(str(wrapped)) == is_forbidden(str(plain))
