@@ -22,6 +22,7 @@ CONTROL_TOKENS = tuple(
 )
 BREAK = "\u200b"
 
+_BEGINNINGS = frozenset(token[:end] for token in CONTROL_TOKENS for end in range(1, len(token)))
 _CONTROL = re.compile("<(?=" + "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS) + ")")
 
 
@@ -34,11 +35,19 @@ def disarm(text: str) -> str:
 
 
 def disarm_run(texts: Sequence[str]) -> list[str]:
-    """Texts that the chat template writes one right after the other: no token may come about where two of them meet."""
-    disarmed = [disarm(text) for text in texts]
-    if _CONTROL.search("".join(disarmed)):
-        disarmed[1:] = [BREAK + text for text in disarmed[1:]]
-    return disarmed
+    """Texts of which any two may meet in the prompt, as the engine and the chat template leave out some of what is
+    between them, and lines at their beginnings: none but the last may end within a token.
+
+    >>> disarm_run(["a <|im_", "end|> <", ""]) == ["a <\u200b|im_", "end|> <\u200b", ""]
+    True
+    """
+    return [_break_end(disarm(text)) for text in texts[:-1]] + [disarm(text) for text in texts[-1:]]
+
+
+def _break_end(text: str) -> str:
+    """Breaks up what may become a token with what follows."""
+    start = text.rfind("<")
+    return text[: start + 1] + BREAK + text[start + 1 :] if start >= 0 and text[start:] in _BEGINNINGS else text
 
 
 def disarm_tree(value: Any) -> Any:

@@ -29,6 +29,7 @@ _MESSAGE = {
     "annotations": items(128, mapping),
 }
 _TEXTS = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content"))
+_TEXT_PARTS = ("text", "refusal")
 _PARTS = {
     "text": fields(type=anything, text=anything),
     "refusal": fields(type=anything, refusal=anything),
@@ -84,18 +85,10 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
 def _check_parts(param: str, parts: Any, media: MediaCheck) -> list[dict[str, Any]]:
     if type(parts) is not list or len(parts) > MAX_PARTS:
         raise bad_field("invalid_value", param, f"must be a string or a list of at most {MAX_PARTS} parts")
-    checked: list[dict[str, Any]] = []
-    run: list[dict[str, Any]] = []
-    """Text parts that follow each other; the chat template writes nothing between them."""
-    for index, part in enumerate(parts):
-        kept = _check_part(f"{param}[{index}]", part, media)
-        checked.append(kept)
-        if kept["type"] in ("text", "refusal"):
-            run.append(kept)
-        else:
-            _disarm_parts(run)
-            run = []
-    _disarm_parts(run)
+    checked = [_check_part(f"{param}[{index}]", part, media) for index, part in enumerate(parts)]
+    texts = [part for part in checked if part["type"] in _TEXT_PARTS]
+    for part, disarmed in zip(texts, disarm_run([part[part["type"]] for part in texts]), strict=True):
+        part[part["type"]] = disarmed
     return checked
 
 
@@ -106,7 +99,7 @@ def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
     part = strip_nulls(given)
     _PARTS[kind](param, part)
     value = part.get(kind)
-    if kind in ("text", "refusal"):
+    if kind in _TEXT_PARTS:
         _need_text(join(param, kind), value)
         return part
     path = join(join(param, kind), "url")
@@ -119,12 +112,6 @@ def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
     else:
         media.take_video(path, value)
     return part
-
-
-def _disarm_parts(run: list[dict[str, Any]]) -> None:
-    if run:
-        for part, disarmed in zip(run, disarm_run([part[part["type"]] for part in run]), strict=True):
-            part[part["type"]] = disarmed
 
 
 def _check_call(param: str, call: dict[str, Any]) -> dict[str, Any]:

@@ -316,6 +316,26 @@ def test_control_tokens_are_broken_up_wherever_text_goes(token: str) -> None:
         assert token not in json.dumps(pass_on({"prompt": prompt}, TEXT), ensure_ascii=False)
 
 
+HEADER = "x-anthropic-billing-header: x"
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+@pytest.mark.parametrize("between", [text(HEADER), text(HEADER + "\n"), text(""), text(" "), picture()])
+def test_what_the_engine_leaves_out_between_two_texts_makes_no_token(role: str, between: dict[str, Any]) -> None:
+    """vLLM drops Claude Code's header from the beginning of each system text, and the template some pictures."""
+    for token in CONTROL_TOKENS:
+        for cut in range(1, len(token)):
+            parts = [text(token[:cut]), between, text(token[cut:])]
+            (message,) = pass_on({"messages": [{"role": role, "content": parts}]})["messages"]
+            assert token not in message["content"][0]["text"] + message["content"][2]["text"]
+
+
+def test_a_line_that_the_engine_leaves_out_makes_no_token() -> None:
+    parts = [text("<|im_"), text(f"{HEADER}\nend|>")]
+    (message,) = pass_on({"messages": [{"role": "system", "content": parts}]})["messages"]
+    assert message["content"] == [text(f"<{BREAK}|im_"), text(f"{HEADER}\nend|>")]
+
+
 @given(st.text(max_size=40))
 def test_other_text_is_not_changed(value: str) -> None:
     if not any(token in value for token in CONTROL_TOKENS):
