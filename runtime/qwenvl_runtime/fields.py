@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwenvl_runtime.errors import bad_field
-from qwenvl_runtime.schemas import check_schemas
 
 Check = Callable[[str, Any], None]
 """Raises RequestError; gets the field's path and its value, which is never None."""
@@ -124,20 +123,15 @@ def mapping(param: str, value: Any) -> None:
         _refuse(param, "an object")
 
 
-def schema(param: str, value: Any) -> None:
-    mapping(param, value)
-    check_schemas(param, [value])
-
-
 def anything(param: str, value: Any) -> None:
     pass
 
 
 _FORMAT = fields(
     type=one_of("text", "json_object", "json_schema"),
-    json_schema=fields(name=text, description=text, schema=schema, strict=flag),
+    json_schema=fields(name=text, description=text, schema=mapping, strict=flag),
 )
-_FUNCTION = fields(name=text, description=anything, parameters=schema, strict=flag)
+_FUNCTION = fields(name=text, description=anything, parameters=mapping, strict=flag)
 _TOOL = fields(type=one_of("function"), function=_FUNCTION)
 
 

@@ -20,7 +20,7 @@ from qwenvl_runtime.fields import DROPPED, build_chat_fields, build_completion_f
 from qwenvl_runtime.json_text import parse
 from qwenvl_runtime.media import MediaCheck
 from qwenvl_runtime.media_hosts import MediaHosts
-from qwenvl_runtime.schemas import check_schemas
+from qwenvl_runtime.schemas import check_grammars
 
 MAX_PROMPTS = 32
 _BYTES_PER_TOKEN = 4
@@ -68,8 +68,8 @@ class Screen:
         for name in DROPPED.intersection(content):
             del content[name]
         check_fields("", content, self._chat_fields if chat else self._completion_fields)
+        check_grammars(content)
         if chat:
-            _check_tools(content)
             content["messages"] = check_conversation(content.get("messages"), media)
             if "tools" in content:
                 content["tools"] = disarm_tree(content["tools"])
@@ -86,13 +86,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if type(content) is not dict:
         raise bad_field("invalid_json", "", "The body is not a JSON object.")
     return content
-
-
-def _check_tools(content: dict[str, Any]) -> None:
-    """The engine makes one grammar for all tools where one of them has to be called."""
-    if content.get("tool_choice") == "required":
-        functions = [tool.get("function") or {} for tool in content.get("tools", ())]
-        check_schemas("tools", [function["parameters"] for function in functions if function.get("parameters")])
 
 
 def _check_prompt(prompt: Any) -> str | list[str]:

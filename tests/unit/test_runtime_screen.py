@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import pytest
@@ -231,37 +233,91 @@ def test_the_arguments_of_a_call_are_no_way_around_the_depth(inner: str) -> None
     assert pass_on(call(100_000))["messages"][0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
-def test_a_schema_is_small_enough_to_become_a_grammar() -> None:
-    def build(names: int) -> dict[str, Any]:
-        return {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(names)}}
+SCHEMA, PARAMETERS = "response_format.json_schema.schema", "tools[0].function.parameters"
 
-    def form(schema: dict[str, Any]) -> dict[str, Any]:
-        return chat("x", response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}})
 
-    def tool(schema: dict[str, Any]) -> dict[str, Any]:
-        return chat("x", tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}])
+def form(schema: Any) -> dict[str, Any]:
+    return chat("x", response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}})
 
-    for ask_for, path in (
-        (form, "response_format.json_schema.schema"),
-        (tool, "tools[0].function.parameters"),
+
+def tools(*schemas: Any, choice: Any = "required", **options: Any) -> dict[str, Any]:
+    functions = [{"name": f"f{index}", "parameters": schema, **options} for index, schema in enumerate(schemas)]
+    return chat("x", tools=[{"type": "function", "function": each} for each in functions], tool_choice=choice)
+
+
+def properties(count: int, build: Callable[[int], Any], **fields: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{index}": build(index) for index in range(count)}, **fields}
+
+
+def string(**fields: Any) -> dict[str, Any]:
+    return {"type": "string", **fields}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        None, {}, properties(60, lambda _: string()), properties(500, lambda _: string()),
+        properties(5, lambda index: string(maxLength=(100, 100, 254, 500, 500)[index])),
+        properties(300, lambda _: string(minLength=1, maxLength=100), required=["p1", {"p2": 1}, "else"]),
+        properties(50, lambda _: string(format="date")), properties(20, lambda _: string(format="email")),
+        properties(1, lambda _: string(pattern=r"^[A-Z]{2}\d{2}[A-Z0-9]{1,30}$"), pattern=string(pattern="a")),
+        {"properties": {name: string() for name in ("pattern", "maxLength", "format", "properties", "required")}},
+        {"enum": [{"maxLength": "a", "format": 1, "pattern": None, "properties": [], "minLength": -1e300}]},
+    ],
+)  # fmt: skip
+def test_ordinary_schemas_are_passed_on(schema: Any) -> None:
+    for content in (form(schema), tools(schema), tools(schema, choice="auto"), tools(schema, strict=True)):
+        assert pass_on(content)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place", "limit"),
+    [
+        ({"description": "x" * 40_000}, "", "32768 bytes"),
+        (properties(5000, lambda _: string(), required=[f"p{index}" for index in range(5000)]), "", "32768 bytes"),
+        (properties(1, lambda _: {"items": [string(pattern="^[a-z]{1,100000}$")]}), ".properties.p0.items[0]", "1024"),
+        ({"patternProperties": {"(a{40}){40}": {}}}, "", "1024 states"),
+        ({"pattern": "[" * 10_000}, "", "1024 characters"),
+        ({"patternProperties": {"[" + "a" * 2000 + "]": {}}}, "", "1024 characters"),
+        (properties(6, lambda index: string(maxLength=1000 - index)), ".properties.p0", "1024 states"),
+        (properties(6, lambda index: string(minLength=1000 - index, maxLength=1e9)), ".properties.p0", "1024 states"),
+        (properties(600, lambda _: string(format="email")), ".properties.p263", "1024 states"),
+        (properties(1100, lambda _: {}), "", "1024 states"),
+        ({"a": properties(1100, lambda _: {}, required=["p1"])}, ".a", "1024 states"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_costs_the_engine_minutes_is_refused(schema: Any, place: str, limit: str) -> None:
+    for content, path in (
+        (form(schema), SCHEMA),
+        (tools(schema), PARAMETERS),
+        (tools(schema, choice={"type": "function", "function": {"name": "f0"}}), PARAMETERS),
+        (tools(schema, choice="auto", strict=True), PARAMETERS),
     ):
-        assert pass_on(ask_for(build(500))) == ask_for(build(500))
-        assert refuse(ask_for(build(5000))) == ("invalid_value", path)
-        pattern = {"type": "string", "pattern": "^[a-z]{1,100000}$"}
-        assert refuse(ask_for({"properties": {"a": {"items": [pattern]}}})) == ("invalid_value", path)
-        assert refuse(ask_for({"patternProperties": {"(a{40}){40}": {}}})) == ("invalid_value", path)
-        named = {"properties": {"pattern": {"type": "string", "pattern": r"^[A-Z]{2}\d{2}[A-Z0-9]{1,30}$"}}}
-        assert pass_on(ask_for(named)) == ask_for(named)
+        with pytest.raises(RequestError, match=limit) as caught:
+            ask(content)
+        assert caught.value.param == path + place
+    assert refuse({"prompt": "x", "response_format": form(schema)["response_format"]}, TEXT)[1] == SCHEMA + place
 
 
-def test_tools_of_which_one_is_required_are_one_grammar() -> None:
-    parameters = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{1,600}$"}}}
-    tools = [{"type": "function", "function": {"name": name, "parameters": parameters}} for name in "fg"]
-    bare = {"type": "function", "function": {"name": "h"}}
-    assert pass_on(chat("x", tools=tools)) == chat("x", tools=tools)
-    assert refuse(chat("x", tools=tools, tool_choice="required")) == ("invalid_value", "tools")
-    one = chat("x", tools=[tools[0], bare], tool_choice="required")
-    assert pass_on(one) == one
+def test_tools_of_one_grammar_are_counted_together() -> None:
+    costly = [properties(1, lambda _: string(pattern="^[a-z]{1,600}$"))] * 2
+    place = "tools[1].function.parameters.properties.p0"
+    assert refuse(tools(*costly)) == ("invalid_value", place)
+    assert refuse(tools(*costly, choice="auto", strict=True)) == ("invalid_value", place)
+    for content in (
+        tools(*costly, choice="auto"),
+        tools(*costly, choice={"type": "function", "function": {"name": "f1"}}),
+        tools(costly[0], None),
+        tools(*[properties(10, lambda _: string(maxLength=200))] * 50),
+    ):
+        assert pass_on(content) == content
+
+
+def test_the_time_that_a_pattern_takes_grows_with_its_length() -> None:
+    for pattern in ("[" * 500_000, "[a" * 250_000, "[" * 1000 + "*" * 500_000, "{1" * 250_000, "[\\" * 150_000):
+        started = process_time()
+        count_states(pattern)
+        assert process_time() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -270,6 +326,7 @@ def test_tools_of_which_one_is_required_are_one_grammar() -> None:
         ("", 0), ("abc", 3), ("a{3}", 3), ("a{2,}", 2), ("a{0,5}b", 6), ("[a-z]{3}", 3), ("[]{9}]{3}", 3),
         (r"[\]{9}]{3}", 3), (r"\{9}", 3), ("(ab|c){3}d", 13), ("((a{2}){3}){4}", 24), ("a{2}{3}", 6), ("(a{5}", 5),
         ("a)){4}", 6), ("a{,5}", 5), ("(?:ab)*c+", 4),
+        ("a[b{9}", 2), ("[" * 900, 1),
     ],
 )  # fmt: skip
 def test_the_states_of_a_pattern(pattern: str, states: int) -> None:
