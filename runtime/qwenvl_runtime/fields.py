@@ -55,6 +55,11 @@ def text(param: str, value: Any) -> None:
         _refuse(param, f"a string of at most {MAX_TEXT} characters")
 
 
+def string(param: str, value: Any) -> None:
+    if type(value) is not str:
+        _refuse(param, "a string")
+
+
 def one_of(*values: str) -> Check:
     def check(param: str, value: Any) -> None:
         if value not in values:
@@ -129,10 +134,15 @@ def anything(param: str, value: Any) -> None:
 
 _FORMAT = fields(
     type=one_of("text", "json_object", "json_schema"),
-    json_schema=fields(name=text, description=text, schema=mapping, strict=flag),
+    json_schema=fields(name=text, description=string, schema=mapping, strict=flag),
 )
-_FUNCTION = fields(name=text, description=anything, parameters=mapping, strict=flag)
-_TOOL = fields(type=one_of("function"), function=_FUNCTION)
+_FUNCTION = fields(name=text, description=string, parameters=mapping, strict=flag)
+
+
+def _tool(param: str, value: Any) -> None:
+    check_fields(param, value, {"type": one_of("function"), "function": _FUNCTION})
+    if (value.get("function") or {}).get("name") is None:
+        _refuse(join(param, "function.name"), "the name of a function")
 
 
 def _tool_choice(param: str, value: Any) -> None:
@@ -190,7 +200,7 @@ def build_chat_fields(max_tokens: int) -> dict[str, Check]:
         "reasoning_effort": one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
         "thinking_token_budget": integer(-1, max_tokens),
         "tool_choice": _tool_choice,
-        "tools": items(128, _TOOL, least=1),
+        "tools": items(128, _tool, least=1),
         "top_logprobs": integer(0, 20),
     }
 

@@ -38,12 +38,12 @@ def check_grammars(content: dict[str, Any]) -> None:
 def _find_tools(content: dict[str, Any]) -> Iterator[tuple[int, Any]]:
     """The parameters of tools of which the engine makes one grammar: of those that may have to be called, and of all
     where one is strict."""
-    functions = [tool.get("function") or {} for tool in content.get("tools", ())]
+    functions = [tool["function"] for tool in content.get("tools", ())]
     choice = content.get("tool_choice")
     every = choice == "required" or any(function.get("strict") for function in functions)
     name = (choice.get("function") or {}).get("name") if type(choice) is dict else None
     for index, function in enumerate(functions):
-        if every or function.get("name", "") == name:
+        if every or function["name"] == name:
             yield index, function.get("parameters")
 
 

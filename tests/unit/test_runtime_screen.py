@@ -99,6 +99,15 @@ def test_what_means_nothing_to_the_engine_stays_here() -> None:
     assert pass_on(chat(picture(detail="original"))) == chat(picture())
 
 
+def test_descriptions_may_be_long() -> None:
+    described = {"description": "x" * 5000, "name": "s", "schema": {}}
+    for content in (
+        chat("x", response_format={"type": "json_schema", "json_schema": described}),
+        chat("x", tools=[{"type": "function", "function": {"name": "f", "description": "x" * 5000}}]),
+    ):
+        assert pass_on(content) == content
+
+
 def test_a_developer_is_what_the_model_calls_the_system() -> None:
     (message,) = pass_on({"messages": [{"role": "developer", "content": "be kind"}]})["messages"]
     assert message == {"role": "system", "content": "be kind"}
@@ -142,7 +151,9 @@ def test_fields_that_are_not_listed_are_refused(name: str) -> None:
         ("seed", 1 << 63), ("tools", []), ("tools", [{}] * 129), ("tools", [{"type": "x"}]), ("tool_choice", "f"),
         ("response_format", {"type": "structural_tag"}), ("reasoning_effort", "most"), ("model", ["m"]),
         ("messages", []), ("messages", {}), ("messages", None), ("messages", ["a"]), ("modalities", ["audio"]),
-        ("thinking_token_budget", 1.5), ("best_of", 2),
+        ("thinking_token_budget", 1.5), ("best_of", 2), ("tools", [{"type": "function"}]),
+        ("tools", [{"type": "function", "function": {"parameters": {}}}]), ("tools", [{"function": {"name": None}}]),
+        ("tools", [{"function": {"name": "f", "description": 1}}]),
     ],
 )  # fmt: skip
 def test_absurd_values_are_refused(name: str, value: Any) -> None:
