@@ -20,6 +20,7 @@ CONTROL_TOKENS = tuple(
         *("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep"),
     )
 )
+LETTERS = frozenset("".join(CONTROL_TOKENS))
 BREAK = "\u200b"
 
 _BEGINNINGS = frozenset(token[:end] for token in CONTROL_TOKENS for end in range(1, len(token)))

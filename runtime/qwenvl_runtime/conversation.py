@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-import orjson
-
-from qwenvl_runtime.control_tokens import disarm, disarm_run, disarm_tree
+from qwenvl_runtime.control_tokens import LETTERS, disarm, disarm_run
 from qwenvl_runtime.errors import bad_field
 from qwenvl_runtime.fields import anything, check_fields, fields, items, join, mapping, one_of, text
-from qwenvl_runtime.json_text import may_be_deep, parse
+from qwenvl_runtime.json_text import can_be_read
 from qwenvl_runtime.media import MediaCheck
 
 MAX_MESSAGES = 4096
@@ -25,9 +24,12 @@ _MESSAGE = {
     "refusal": anything,
     "reasoning": anything,
     "reasoning_content": anything,
-    # An answer that a client sends back has it; the model does not read it.
     "annotations": items(128, mapping),
+    "parsed": anything,
+    "provider_specific_fields": anything,
 }
+# Clients (OpenAI's, LiteLLM) send these back with an answer; the model does not read them.
+_DROPPED = frozenset(("annotations", "parsed", "provider_specific_fields"))
 _TEXTS = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content"))
 _TEXT_PARTS = ("text", "refusal")
 _PARTS = {
@@ -38,11 +40,15 @@ _PARTS = {
     ),
     "video_url": fields(type=anything, video_url=fields(url=anything)),
 }
+_ESCAPE = re.compile(
+    r"\\(?:[^u]|u00(?P<code>[0-9a-fA-F]{2})|u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..))", re.DOTALL
+)
 _CALL = fields(
     id=text,
     type=one_of("function"),
     index=anything,
-    function=fields(name=text, arguments=anything),
+    function=fields(name=text, arguments=anything, parsed_arguments=anything),
+    provider_specific_fields=anything,
 )
 
 
@@ -67,7 +73,8 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
         raise bad_field("invalid_value", join(param, "role"), f"must be one of {', '.join(_ROLES)}")
     if message["role"] == "developer":
         message["role"] = "system"  # what OpenAI calls it now; the model's template knows the older name
-    message.pop("annotations", None)
+    for name in _DROPPED.intersection(message):
+        del message[name]
     content = message.get("content")
     if type(content) is str:
         message["content"] = disarm(content)
@@ -115,30 +122,29 @@ def _check_part(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
 
 
 def _check_call(param: str, call: dict[str, Any]) -> dict[str, Any]:
-    call = strip_nulls(call)
+    """The call as the engine gets it: with what it needs, and nothing else."""
     _CALL(param, call)
-    call = disarm_tree({name: value for name, value in call.items() if name != "index"})
-    function = call.get("function")
-    if type(function) is not dict or type(function.get("name")) is not str:
-        raise bad_field("invalid_value", join(param, "function"), "must have a name")
-    arguments, path = function.get("arguments"), join(param, "function.arguments")
-    if type(arguments) is str:
-        function["arguments"] = _disarm_arguments(path, arguments)
-    elif arguments is not None and type(arguments) is not dict:
-        raise bad_field("invalid_value", path, "must be a string that holds JSON")
-    return call
+    function = call.get("function") or {}
+    identity, kind = _need_text(join(param, "id"), call.get("id")), _need_text(join(param, "type"), call.get("type"))
+    name = _need_text(join(param, "function.name"), function.get("name"))
+    path = join(param, "function.arguments")
+    arguments = _disarm_arguments(path, _need_text(path, function.get("arguments")))
+    return {"id": disarm(identity), "type": kind, "function": {"name": disarm(name), "arguments": arguments}}
 
 
 def _disarm_arguments(param: str, arguments: str) -> str:
     """The engine reads JSON out of this string and writes it anew into the prompt, without its escapes."""
-    plain = "|" not in arguments and "\\" not in arguments
-    if plain and not may_be_deep(arguments, ("[", "{")):
-        return arguments
-    try:
-        value = parse(arguments.encode(), param)
-    except orjson.JSONDecodeError:
+    if not can_be_read(arguments, param):
         return "{}"  # as the engine does, so that one bad call does not spoil the whole conversation
-    return arguments if plain else orjson.dumps(disarm_tree(value)).decode()
+    return disarm(_ESCAPE.sub(_write_out, arguments) if "\\u" in arguments else arguments)
+
+
+def _write_out(escape: re.Match[str]) -> str:
+    """The escape of a token's character as that character; the half of a pair, which no prompt may hold, replaced."""
+    if escape["half"]:
+        return "\\ufffd"
+    character = chr(int(escape["code"] or "0", 16))
+    return character if character in LETTERS else escape[0]
 
 
 def _need_text(param: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, AnyStr
 
 import orjson
@@ -13,21 +14,49 @@ MAX_DEPTH = 64
 MAX_VALUES = 250_000
 # A text below this size cannot hold more values than MAX_VALUES.
 _SMALL = 2 * MAX_VALUES
+_LONGEST_NUMBER = 4300
+"""Digits of an integer that Python reads."""
 
 
 def parse(text: bytes, param: str = "") -> Any:
     """Raises orjson.JSONDecodeError, and RequestError for what is too complex; `param` is the path of the field."""
-    if len(text) > _SMALL and _count(text, (b",", b"[", b"{"), MAX_VALUES) >= MAX_VALUES:
-        raise bad_field("too_complex", param, f"The JSON has more than {MAX_VALUES} values.")
+    if len(text) > _SMALL:
+        _check_values(text, (b",", b"[", b"{"), param)
     value = orjson.loads(text)
-    if may_be_deep(text, (b"[", b"{")) and _is_deeper(value, MAX_DEPTH):
-        raise bad_field("too_complex", param, f"The JSON is nested more than {MAX_DEPTH} deep.")
+    if _may_be_deep(text, (b"[", b"{")):
+        _check_depth(value, param)
     return value
 
 
-def may_be_deep(text: AnyStr, opening: tuple[AnyStr, ...]) -> bool:
-    """Whether so many brackets are opened that the text could be nested too deep."""
+def can_be_read(text: str, param: str) -> bool:
+    """Whether Python's json reads it, which takes more than `parse`: numbers of any size, NaN, halves of pairs. It is
+    only tried where it could fail in another way than for a text that is no JSON. Raises RequestError for what is too
+    complex.
+    """
+    if len(text) <= _LONGEST_NUMBER and not _may_be_deep(text, ("[", "{")):
+        return True
+    if len(text) > _SMALL:
+        _check_values(text, (",", "[", "{"), param)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    _check_depth(value, param)
+    return True
+
+
+def _may_be_deep(text: AnyStr, opening: tuple[AnyStr, ...]) -> bool:
     return _count(text, opening, MAX_DEPTH) == MAX_DEPTH
+
+
+def _check_values(text: AnyStr, marks: tuple[AnyStr, ...], param: str) -> None:
+    if _count(text, marks, MAX_VALUES) >= MAX_VALUES:
+        raise bad_field("too_complex", param, f"The JSON has more than {MAX_VALUES} values.")
+
+
+def _check_depth(value: Any, param: str) -> None:
+    if _is_deeper(value, MAX_DEPTH):
+        raise bad_field("too_complex", param, f"The JSON is nested more than {MAX_DEPTH} deep.")
 
 
 def _count(text: AnyStr, marks: tuple[AnyStr, ...], most: int) -> int:

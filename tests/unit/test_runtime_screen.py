@@ -15,7 +15,7 @@ from harness.runtime_process import build_config
 from harness.sample_pictures import animate, build_png_bomb, data_url, encode
 from qwenvl_runtime.admission import Admission
 from qwenvl_runtime.config import QueueConfig
-from qwenvl_runtime.control_tokens import BREAK, CONTROL_TOKENS
+from qwenvl_runtime.control_tokens import BREAK, CONTROL_TOKENS, disarm_tree
 from qwenvl_runtime.errors import RequestError
 from qwenvl_runtime.schemas import count_states
 from qwenvl_runtime.screen import Asked, Screen
@@ -37,6 +37,18 @@ def picture(url: str = PNG, **options: Any) -> dict[str, Any]:
 
 def text(value: str) -> dict[str, Any]:
     return {"type": "text", "text": value}
+
+
+def call(arguments: Any, **fields: Any) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments, **fields}}
+
+
+def pass_arguments(arguments: str) -> str:
+    """The arguments of a call as the engine gets them."""
+    sent = pass_on({"messages": [{"role": "assistant", "tool_calls": [call(arguments)]}]})
+    result = sent["messages"][0]["tool_calls"][0]["function"]["arguments"]
+    assert type(result) is str
+    return result
 
 
 def ask(content: Any, path: str = CHAT, screen: Screen = SCREEN) -> Asked:
@@ -92,6 +104,16 @@ def test_an_answer_can_be_sent_back() -> None:
     }  # fmt: skip
     sent = pass_on({"messages": [{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]})
     assert sent["messages"][1] == {"role": "assistant", "content": "hi", "tool_calls": []}
+
+
+def test_what_clients_add_to_an_answer_stays_here() -> None:
+    """As OpenAI's client has it after `parse` and `stream`, and LiteLLM."""
+    added = {"parsed": {"a": 1}, "provider_specific_fields": {"refusal": None}, "annotations": []}
+    parsed = call('{"a": 1}', parsed_arguments={"a": 1}) | {"index": 0, "provider_specific_fields": {}}
+    (sent,) = pass_on({"messages": [{"role": "assistant", "content": "x", "tool_calls": [parsed], **added}]})[
+        "messages"
+    ]
+    assert sent == {"role": "assistant", "content": "x", "tool_calls": [call('{"a": 1}')]}
 
 
 def test_what_means_nothing_to_the_engine_stays_here() -> None:
@@ -188,9 +210,13 @@ def test_absurd_values_are_refused(name: str, value: Any) -> None:
         ({"role": "user", "content": "a", "task": "b"}, ".task"),
         ({"role": "assistant", "content": "a", "reasoning": 5}, ".reasoning"),
         ({"role": "assistant", "tool_calls": ["a"]}, ".tool_calls[0]"),
-        ({"role": "assistant", "tool_calls": [{"function": {}}]}, ".tool_calls[0].function"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]},
-         ".tool_calls[0].function.arguments"),
+        ({"role": "assistant", "tool_calls": [{"type": "function", "function": {}}]}, ".tool_calls[0].id"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}, ".tool_calls[0].type"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "function"}]}, ".tool_calls[0].function.name"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": None}}]},
+         ".tool_calls[0].function.name"),
+        ({"role": "assistant", "tool_calls": [call(None)]}, ".tool_calls[0].function.arguments"),
+        ({"role": "assistant", "tool_calls": [call({"a": 1})]}, ".tool_calls[0].function.arguments"),
     ],
 )  # fmt: skip
 def test_malformed_messages_are_refused(message: dict[str, Any], param: str) -> None:
@@ -233,15 +259,44 @@ def test_depth_and_number_of_values() -> None:
 
 @pytest.mark.parametrize("inner", ["|", "\\n", ""])
 def test_the_arguments_of_a_call_are_no_way_around_the_depth(inner: str) -> None:
-    def call(levels: int) -> dict[str, Any]:
-        arguments = "[" * levels + json.dumps(inner) + "]" * levels
-        function = {"name": "f", "arguments": arguments}
-        return {"messages": [{"role": "assistant", "tool_calls": [{"function": function}]}]}
+    def nest(levels: int) -> str:
+        return "[" * levels + json.dumps(inner) + "]" * levels
 
-    assert pass_on(call(64)) == call(64)
-    for levels in (65, 260, 1000):
-        assert refuse(call(levels)) == ("too_complex", "messages[0].tool_calls[0].function.arguments")
-    assert pass_on(call(100_000))["messages"][0]["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert pass_arguments(nest(64)) == nest(64)
+    for levels in (65, 260, 900):
+        for arguments in (nest(levels), nest(levels).replace("]", ", NaN]", 1)):
+            content = {"messages": [{"role": "assistant", "tool_calls": [call(arguments)]}]}
+            assert refuse(content) == ("too_complex", "messages[0].tool_calls[0].function.arguments")
+    assert pass_arguments(nest(100_000)) == pass_arguments("[" * 100_000) == pass_arguments("9" * 5000) == "{}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "", "{", '{"id": 12345678901234567890123, "path": "C:\\\\x"}', '{"a": 1.10, "b": 1e400, "c": "|"}',
+        '{"a": NaN, "b": "|\\n"}', '{"a": "\\ud83d\\ude00 \\u00e4 \\u0041 \\\\u003c \\" \\u0022 \\u005c"}',
+        '{ "a" : "<|odd|>",  "a" : "\\/" }', '{"a": "' + "x [{\\n" * 2000 + '"}', "no JSON [" * 100,
+    ],
+)  # fmt: skip
+def test_the_arguments_of_a_call_are_not_changed(arguments: str) -> None:
+    passed = pass_arguments(arguments)
+    assert passed in (arguments, "{}" if arguments.startswith("no") else arguments)
+
+
+def test_half_of_a_pair_is_replaced_in_arguments() -> None:
+    passed = pass_arguments('{"a": "\\ud83d x", "b": "\\uDE00\\ud83d", "c": "\\ud83d\\ude00"}')
+    assert json.loads(passed) == {"a": "\ufffd x", "b": "\ufffd\ufffd", "c": "\U0001f600"}
+
+
+@given(st.lists(st.sampled_from(["\\", "u003c", "u007C", "u0069", "<", "|", "im_end|>", "m_end", ">", '"', "n"])))
+def test_no_escape_makes_a_token_in_arguments(pieces: list[str]) -> None:
+    arguments = '{"a": "' + "".join(pieces) + '"}'
+    passed = pass_arguments(arguments)
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return
+    assert json.loads(passed) == disarm_tree(value)
 
 
 SCHEMA, PARAMETERS = "response_format.json_schema.schema", "tools[0].function.parameters"
@@ -362,12 +417,12 @@ def test_the_engine_sees_what_was_checked() -> None:
 
 @pytest.mark.parametrize("token", CONTROL_TOKENS)
 def test_control_tokens_are_broken_up_wherever_text_goes(token: str) -> None:
-    call = {"id": token, "type": "function", "function": {"name": token, "arguments": json.dumps({token: [token]})}}
-    escaped = {"name": "f", "arguments": json.dumps({"a": token}).replace("<", "\\u003c").replace("|", "\\u007C")}
+    named = {"id": token, "type": "function", "function": {"name": token, "arguments": json.dumps({token: [token]})}}
+    escaped = call(json.dumps({"a": token}).replace("<", "\\u003c").replace("|", "\\u007C").replace("i", "\\u0069"))
     messages = [
         {"role": "system", "content": token}, {"role": "user", "content": [text(token), picture()], "name": token},
         {"role": "user", "content": [text(letter) for letter in token]},
-        {"role": "assistant", "content": token, "reasoning": token, "tool_calls": [call, {"function": escaped}]},
+        {"role": "assistant", "content": token, "reasoning": token, "tool_calls": [named, escaped]},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": token}, text(token)],
         "reasoning_content": token},
         {"role": "tool", "tool_call_id": token, "content": token}, {"role": "tool", "content": [text(token)]},
