@@ -18,6 +18,7 @@ MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_TEXT = 1024
 _INT64 = 1 << 63
+_TOKEN_DIGITS = 9
 
 
 def _refuse(param: str, what: str) -> None:
@@ -28,6 +29,16 @@ def number(low: float, high: float) -> Check:
     def check(param: str, value: Any) -> None:
         if type(value) not in (int, float) or not low <= value <= high:
             _refuse(param, f"a number from {low} to {high}")
+
+    return check
+
+
+def above(low: float, high: float) -> Check:
+    """A number that may not be `low` itself."""
+
+    def check(param: str, value: Any) -> None:
+        if type(value) not in (int, float) or not low < value <= high:
+            _refuse(param, f"a number above {low} and up to {high}")
 
     return check
 
@@ -78,12 +89,15 @@ def items(most: int, check_item: Check, least: int = 0) -> Check:
     return check
 
 
-def entries(most: int, check_item: Check) -> Check:
+def by_token(most: int, check_item: Check) -> Check:
+    """An object whose keys are the ids of tokens."""
+
     def check(param: str, value: Any) -> None:
         if type(value) is not dict or len(value) > most:
             _refuse(param, f"an object of at most {most} entries")
         for key, item in value.items():
-            text(param, key)
+            if not key.isascii() or not key.isdecimal() or len(key) > _TOKEN_DIGITS:
+                _refuse(param, "an object whose keys are the ids of tokens")
             check_item(param, item)
 
     return check
@@ -168,13 +182,13 @@ def build_common_fields(max_tokens: int) -> dict[str, Check]:
         "frequency_penalty": number(-2, 2),
         "ignore_eos": flag,
         "include_stop_str_in_output": flag,
-        "logit_bias": entries(300, number(-100, 100)),
+        "logit_bias": by_token(300, number(-100, 100)),
         "max_tokens": tokens,
         "min_p": number(0, 1),
         "min_tokens": integer(0, max_tokens),
         "n": integer(1, MAX_CHOICES),
         "presence_penalty": number(-2, 2),
-        "repetition_penalty": number(0, 10),
+        "repetition_penalty": above(0, 10),
         "response_format": _FORMAT,
         "seed": integer(-_INT64, _INT64 - 1),
         "skip_special_tokens": flag,
@@ -185,7 +199,7 @@ def build_common_fields(max_tokens: int) -> dict[str, Check]:
         "stream_options": fields(include_usage=flag, include_obfuscation=flag, continuous_usage_stats=flag),
         "temperature": number(0, 2),
         "top_k": integer(-1, 1 << 20),
-        "top_p": number(0, 1),
+        "top_p": above(0, 1),
     }
 
 

@@ -18,10 +18,13 @@ MAX_STATES = 1024
 """Of all schemas of one grammar. A state takes up to 0.05 s of one core, for a vocabulary of 150,000."""
 LONGEST = 200
 """Longer strings take it no longer: hardly a token has so many characters."""
-FORMATS = {"email": 2, "uri": 2, "uri-reference": 2, "json-pointer": 1, "relative-json-pointer": 1, "uri-template": 5}
-"""States of a string's format; the other formats are cheap."""
-_OPTIONAL = 1024
-"""The square of this many optional properties by this counts as states."""
+FORMATS = {
+    "email": 2, "hostname": 1, "ipv6": 1, "json-pointer": 1, "relative-json-pointer": 1, "uri": 2, "uri-reference": 2,
+    "uri-template": 5,
+}  # fmt: skip
+"""States of a string's format; the others are cheap."""
+_CROSSED = 512
+"""What the square of the number of optional properties is divided by."""
 _COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 # One that has no end goes on to the end of the pattern; it is read once, however it ends.
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*+\]?", re.DOTALL)
@@ -57,7 +60,7 @@ def check_schemas(schemas: Iterable[tuple[str, Any]]) -> None:
             raise bad_field("invalid_value", param, f"must be a schema of at most {MAX_BYTES} bytes")
         for path, part in _walk(param, schema):
             states += sum(_count_pattern(path, pattern) for pattern in _find_patterns(part))
-            states += _count_length(part, lengths) + _count_format(part) + _count_optional(part)
+            states += _count_length(part, lengths) + _count_format(part) + _count_names(part)
             if states > MAX_STATES:
                 what = "lengths, patterns, formats and optional properties"
                 limit = f"of all schemas of one grammar together may come to {MAX_STATES} states, with this it is more"
@@ -138,10 +141,13 @@ def _count_format(schema: dict[str, Any]) -> int:
     return FORMATS.get(name, 0) if type(name := schema.get("format")) is str else 0
 
 
-def _count_optional(schema: dict[str, Any]) -> int:
-    """The engine considers each with each."""
+def _count_names(schema: dict[str, Any]) -> int:
+    """The engine considers each optional property with each, and every character of a name that others may not have."""
     if type(properties := schema.get("properties")) is not dict:
         return 0
     required = schema.get("required")
-    needed = {name for name in required if type(name) is str} if type(required) is list else ()
-    return len(properties.keys() - needed) ** 2 // _OPTIONAL
+    needed = {name for name in required if type(name) is str} if type(required) is list else set()
+    is_open = any(
+        schema.get(others, False) is not False for others in ("additionalProperties", "unevaluatedProperties")
+    )
+    return len(properties.keys() - needed) ** 2 // _CROSSED + (sum(map(len, properties)) if is_open else 0)

@@ -169,6 +169,8 @@ def test_fields_that_are_not_listed_are_refused(name: str) -> None:
         ("max_tokens", -1), ("max_completion_tokens", 10**9), ("min_tokens", 4097), ("top_logprobs", 21),
         ("top_logprobs", -1), ("stop", ["a"] * 5), ("stop", "x" * 1025), ("stop", ""), ("stop", [1]), ("stop", {}),
         ("stop_token_ids", [1] * 17), ("logit_bias", {str(n): 1 for n in range(301)}), ("logit_bias", {"1": 101}),
+        ("logit_bias", {"abc": 1}), ("logit_bias", {"-1": 1}), ("logit_bias", {"1" * 10: 1}), ("logit_bias", {"٣": 1}),
+        ("logit_bias", {"": 1}), ("repetition_penalty", 0), ("repetition_penalty", 11), ("top_p", 0), ("top_p", "1"),
         ("temperature", 3), ("temperature", -1), ("temperature", "1"), ("top_p", 2), ("stream", 1), ("stream", "true"),
         ("seed", 1 << 63), ("tools", []), ("tools", [{}] * 129), ("tools", [{"type": "x"}]), ("tool_choice", "f"),
         ("response_format", {"type": "structural_tag"}), ("reasoning_effort", "most"), ("model", ["m"]),
@@ -325,6 +327,7 @@ def string(**fields: Any) -> dict[str, Any]:
         None, {}, properties(60, lambda _: string()), properties(500, lambda _: string()),
         properties(5, lambda index: string(maxLength=(100, 100, 254, 500, 500)[index])),
         properties(300, lambda _: string(minLength=1, maxLength=100), required=["p1", {"p2": 1}, "else"]),
+        properties(900, lambda _: {}, required=[f"p{index}" for index in range(900)], additionalProperties=False),
         properties(50, lambda _: string(format="date")), properties(20, lambda _: string(format="email")),
         properties(1, lambda _: string(pattern=r"^[A-Z]{2}\d{2}[A-Z0-9]{1,30}$"), pattern=string(pattern="a")),
         {"properties": {name: string() for name in ("pattern", "maxLength", "format", "properties", "required")}},
@@ -347,9 +350,12 @@ def test_ordinary_schemas_are_passed_on(schema: Any) -> None:
         ({"patternProperties": {"[" + "a" * 2000 + "]": {}}}, "", "1024 characters"),
         (properties(6, lambda index: string(maxLength=1000 - index)), ".properties.p0", "1024 states"),
         (properties(6, lambda index: string(minLength=1000 - index, maxLength=1e9)), ".properties.p0", "1024 states"),
-        (properties(600, lambda _: string(format="email")), ".properties.p263", "1024 states"),
-        (properties(1100, lambda _: {}), "", "1024 states"),
-        ({"a": properties(1100, lambda _: {}, required=["p1"])}, ".a", "1024 states"),
+        (properties(600, lambda _: string(format="email")), ".properties.p439", "1024 states"),
+        (properties(600, lambda _: string(format="hostname")), ".properties.p278", "1024 states"),
+        (properties(800, lambda _: {}), "", "1024 states"),
+        *(({"properties": {"x" * 513: {}, "y" * 512: {}}, name: value}, "", "states")
+          for name in ("additionalProperties", "unevaluatedProperties") for value in (True, {})),
+        ({"a": properties(800, lambda _: {}, required=["p1"])}, ".a", "1024 states"),
     ],
 )  # fmt: skip
 def test_a_schema_that_costs_the_engine_minutes_is_refused(schema: Any, place: str, limit: str) -> None:
