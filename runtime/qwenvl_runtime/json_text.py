@@ -71,8 +71,8 @@ def _count(text: AnyStr, marks: tuple[AnyStr, ...], most: int) -> int:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    if type(value) is dict:
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value.values() if type(item) in (dict, list))
-    if type(value) is list:
-        return levels == 0 or any(_is_deeper(item, levels - 1) for item in value if type(item) in (dict, list))
-    return False
+    level = [value] if type(value) in (dict, list) else []
+    for _ in range(levels):
+        inner = (each.values() if type(each) is dict else each for each in level)
+        level = [item for items in inner for item in items if type(item) in (dict, list)]
+    return bool(level)

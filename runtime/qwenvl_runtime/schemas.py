@@ -33,15 +33,17 @@ _HUGE = 1 << 30
 
 def check_grammars(content: dict[str, Any]) -> None:
     """Those that the engine makes for a request whose fields have been checked. Raises RequestError."""
-    form = (content.get("response_format") or {}).get("json_schema") or {}
-    check_schemas([("response_format.json_schema.schema", form.get("schema"))])
-    check_schemas((f"tools[{index}].function.parameters", schema) for index, schema in _find_tools(content))
+    if "response_format" in content:
+        form = content["response_format"].get("json_schema") or {}
+        check_schemas([("response_format.json_schema.schema", form.get("schema"))])
+    if "tools" in content:
+        check_schemas((f"tools[{index}].function.parameters", schema) for index, schema in _find_tools(content))
 
 
 def _find_tools(content: dict[str, Any]) -> Iterator[tuple[int, Any]]:
     """The parameters of tools of which the engine makes one grammar: of those that may have to be called, and of all
     where one is strict."""
-    functions = [tool["function"] for tool in content.get("tools", ())]
+    functions = [tool["function"] for tool in content["tools"]]
     choice = content.get("tool_choice")
     every = choice == "required" or any(function.get("strict") for function in functions)
     name = (choice.get("function") or {}).get("name") if type(choice) is dict else None
@@ -128,9 +130,8 @@ def _count_pattern(param: str, pattern: str) -> int:
 
 def _count_length(schema: dict[str, Any], known: set[tuple[Any, Any]]) -> int:
     """The engine works once for all strings of the same length."""
-    least, most = (
-        value if type(value := schema.get(name)) in (int, float) else 0 for name in ("minLength", "maxLength")
-    )
+    bounds = (schema.get("minLength"), schema.get("maxLength"))
+    least, most = (value if isinstance(value, int | float) else 0 for value in bounds)
     if (least, most) in known:
         return 0
     known.add((least, most))

@@ -225,6 +225,14 @@ def test_malformed_messages_are_refused(message: dict[str, Any], param: str) -> 
     assert refuse({"messages": [{"role": "user", "content": "x"}, message]})[1] == f"messages[1]{param}"
 
 
+@pytest.mark.parametrize("many", [{"content": [text("a")] * 100}, {"tool_calls": [call("{}")] * 100}])
+def test_the_parts_and_calls_of_all_messages_are_counted_together(many: dict[str, Any]) -> None:
+    messages = [{"role": "assistant", **many}] * 40
+    assert pass_on({"messages": messages}) == {"messages": messages}
+    messages.append(messages[0])
+    assert refuse({"messages": messages}) == ("too_complex", f"messages[40].{next(iter(many))}")
+
+
 @pytest.mark.parametrize("prompt", [[1, 2], [[151655]], [], None, {}, ["a", 1], ["a"] * 33, 5])
 def test_prompts_are_text(prompt: Any) -> None:
     assert refuse({"prompt": prompt}, TEXT) == ("invalid_value", "prompt")
