@@ -63,14 +63,14 @@ class Vigil:
                 self._canary.cancel()
 
     async def _refuses(self) -> bool:
-        """Slow is not dead: that is for the watchdog to judge."""
+        """Slow is not dead, nor is a queue of connections that is full: those are for the watchdog to judge."""
         try:
             async with asyncio.timeout(self._config.watchdog.patience):
                 return (await fetch(self._socket, "GET", "/health")).status != HTTPStatus.OK
-        except TimeoutError:
-            return False
-        except OSError:
+        except (ConnectionError, FileNotFoundError):
             return True
+        except OSError:
+            return False
 
     async def _read_signs(self) -> object:
         moved = self._moved()

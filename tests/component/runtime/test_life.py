@@ -295,6 +295,20 @@ async def test_an_engine_that_is_busy_for_others_is_left_alone(tmp_path: Path) -
         waits.cancel()
 
 
+async def test_a_busy_engine_that_tells_late_of_its_progress_is_left_alone(tmp_path: Path) -> None:
+    """As at saturation: no canary is answered, and two of three looks get no answer in their time."""
+    config = build_config(watchdog={**WATCHDOG, "patience": 0.2, "answer": 1})
+    async with running(config, tmp_path) as runtime:
+        await runtime.wait_ready()
+        runtime.set_faults(hang=True, moves=True, late_looks=0.5)
+        waits = asyncio.create_task(runtime.chat())
+        await asyncio.sleep(4)  # longer than the watchdog's patience in all
+        assert runtime.process.returncode is None
+        assert not any(starts("not ready any more")(line.get("message")) for line in runtime.lines)
+        assert not waits.done()
+        waits.cancel()
+
+
 async def test_an_idle_engine_is_asked_for_a_token_now_and_then(tmp_path: Path) -> None:
     async with running(build_config(watchdog=WATCHDOG), tmp_path) as runtime:
         await runtime.wait_ready()

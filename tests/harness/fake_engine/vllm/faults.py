@@ -25,6 +25,8 @@ class Faults:
     hang: bool = False
     moves: bool = False
     """Other requests make progress: each look at the metrics finds a token more."""
+    late_looks: float = 0.0
+    """Seconds by which two of three answers about its health and its metrics are late."""
     die_in_request: bool = False
     """End with code 0, as vLLM does, when a completion is asked for."""
     die_in_answer: bool = False

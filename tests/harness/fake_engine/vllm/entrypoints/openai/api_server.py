@@ -52,6 +52,7 @@ class Engine:
         self.max_images: int = json.loads(arguments.limit_mm_per_prompt)["image"]
         self.running = 0
         self.tokens = 0
+        self.looks = dict.fromkeys(("/health", "/metrics"), 0)
         self._served: set[str] = set()
 
     def is_first(self, question: Question) -> bool:
@@ -111,6 +112,9 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
         faults = Faults.load()
+        if path in self._engine.looks:
+            self._engine.looks[path] += 1
+            await asyncio.sleep(faults.late_looks if self._engine.looks[path] % 3 else 0)
         if path == "/health":
             self._write(faults.health_status, b"")
         elif path == "/metrics":
