@@ -67,8 +67,10 @@ class Installed:
         conditions = self.get(name)["status"].get("conditions", ())
         return next((item for item in conditions if item["type"] == kind), {})
 
-    def pods(self, name: str) -> list[Object]:
-        found: list[Object] = self._read("pods", f"--selector=qwenvl.io/name={name}")["items"]
+    def pods(self, name: str = "") -> list[Object]:
+        """Those of a resource, or of the whole namespace."""
+        selector = [f"--selector=qwenvl.io/name={name}"] if name else []
+        found: list[Object] = self._read("pods", *selector)["items"]
         return found
 
     def url(self, name: str) -> str:
@@ -109,19 +111,31 @@ class Installed:
 
     def kill_container(self, pod: Object) -> None:
         """End the runtime container as the kernel would for want of memory: SIGKILL to its process 1."""
-        container = container_of(pod)["containerID"].removeprefix("containerd://")
-        self.node.run_inside("ctr", "--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container)
+        self._signal(pod, "SIGKILL")
+
+    def freeze_container(self, pod: Object) -> None:
+        """Have process 1 of a container hang, and nothing say so."""
+        self._signal(pod, "SIGSTOP")
 
     def is_warm_again(self, killed: Object) -> bool:
         """Whether another container than the killed one runs in its pod, and the gate is open for it."""
         pod = self._read("pod", killed["metadata"]["name"])
         now = container_of(pod)
-        conditions = {item["type"]: item for item in pod["status"]["conditions"]}
         return (
             now["containerID"] != container_of(killed)["containerID"]
-            and conditions["Ready"]["status"] == "True"
-            and now["containerID"] in conditions[GATE]["message"]
+            and condition_of(pod, "Ready")["status"] == "True"
+            and now["containerID"] in condition_of(pod, GATE)["message"]
         )
+
+    def is_closed(self, killed: Object) -> bool:
+        """Whether the gate of the killed container's pod is closed for the one that follows it."""
+        pod = self._read("pod", killed["metadata"]["name"])
+        gate, now = condition_of(pod, GATE), container_of(pod)["containerID"]
+        return gate["status"] == "False" and now in gate["message"] and now != container_of(killed)["containerID"]
+
+    def _signal(self, pod: Object, signal: str) -> None:
+        container = container_of(pod)["containerID"].removeprefix("containerd://")
+        self.node.run_inside("ctr", "--namespace=k8s.io", "tasks", "kill", f"--signal={signal}", container)
 
     def set_faults(self, pod: Object, **faults: Any) -> None:
         """Have the simulated engine of a pod misbehave from its next request on."""
@@ -135,6 +149,10 @@ class Installed:
     def start_operator(self) -> None:
         self.node.kubectl("scale", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--replicas=1")
         self.node.kubectl("rollout", "status", f"--namespace={NAMESPACE}", f"deployment/{OPERATOR}", "--timeout=60s")
+
+
+def condition_of(pod: Object, kind: str) -> Object:
+    return next((item for item in pod["status"].get("conditions", ()) if item["type"] == kind), {})
 
 
 def container_of(pod: Object) -> Object:
@@ -168,8 +186,18 @@ def wait_until(
 
 def chat(url: str, model: str, text: str = "Hello", **fields: Any) -> httpx.Response:
     """One question on a connection of its own."""
+    with _client() as client:
+        return _ask(client, url, model, text, **fields)
+
+
+def _client(kept_alive: int = 0) -> httpx.Client:
+    limits = httpx.Limits(max_keepalive_connections=kept_alive)
+    return httpx.Client(timeout=30, trust_env=False, verify=NO_TLS, limits=limits)
+
+
+def _ask(client: httpx.Client, url: str, model: str, text: str, **fields: Any) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False, verify=NO_TLS)
+    return client.post(f"{url}/v1/chat/completions", json=body)
 
 
 def stream(url: str, model: str, tokens: int) -> str:
@@ -224,18 +252,19 @@ class Answers:
 
 
 @contextmanager
-def load(url: str, model: str, clients: int = 4) -> Iterator[Answers]:
-    """Questions one after the other, each on a new connection, for as long as the block runs."""
+def load(url: str, model: str, clients: int = 4, *, keep_alive: bool = False) -> Iterator[Answers]:
+    """Questions one after the other, each on a new connection unless they are kept alive, for as long as the block
+    runs."""
     answers = Answers()
 
-    def ask() -> None:
+    def ask(client: httpx.Client) -> None:
         try:
-            response = chat(url, model)
+            response = _ask(client, url, model, "Hello")
             answers.responses.append((response.status_code, response.headers))
         except httpx.HTTPError as error:
             answers.errors.append(error)
 
-    with _repeated([ask] * clients):
+    with _client(clients if keep_alive else 0) as client, _repeated([partial(ask, client)] * clients):
         yield answers
 
 

@@ -305,6 +305,8 @@ def setup(instance: Instance) -> list[list[str]]:
         ["ip", "link", "set", "host", "up"],
         ["ip", "route", "add", "default", "via", instance.host_address],
         ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
+        # A Service without endpoints refuses by ICMP, of which the kernel sends a client one a second.
+        ["sh", "-c", "echo 0 > /proc/sys/net/ipv4/icmp_ratelimit"],
         [*on_host, "ip", "address", "add", f"{instance.host_address}/30", "dev", instance.interface],
         [*on_host, "ip", "link", "set", instance.interface, "up"],
         [*on_host, "ip", "route", "add", instance.network, "via", instance.node_address],

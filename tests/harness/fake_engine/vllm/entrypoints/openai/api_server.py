@@ -136,7 +136,9 @@ class Connection(asyncio.Protocol):
     async def _complete(self, path: str, headers: dict[str, str], body: bytes, faults: Faults) -> None:
         request_id = headers.get("x-request-id", "")
         note("request", path=path, headers=headers, size=len(body))
-        self._engine.running += 1
+        # An engine core that hangs takes nothing up.
+        taken = not faults.hang
+        self._engine.running += taken
         try:
             await self._answer_question(read_question(body), request_id, faults)
         except asyncio.CancelledError:
@@ -145,7 +147,7 @@ class Connection(asyncio.Protocol):
         except (ValueError, KeyError, TypeError) as error:
             self._fail(400, f"cannot read the request: {error}")
         finally:
-            self._engine.running -= 1
+            self._engine.running -= taken
 
     async def _answer_question(self, question: Question, request_id: str, faults: Faults) -> None:
         if faults.tattle:
