@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from harness import demo, images, model_volume
-from harness.installed import Installed, container_of, install, wait_until
+from harness.installed import Installed, condition_of, container_of, install, wait_until
 from harness.node import Node
 from harness.tiny_model import charts
 from qwenvl_runtime.ending import ExitCode
@@ -91,25 +92,37 @@ def test_the_metrics_are_one_page(served: Installed, client: OpenAI) -> None:
 
 
 # Run in the container, which has no `kill` and no `pgrep`.
-KILL_WORKER = """
-import os, pathlib
-(worker,) = (file.parent.name for file in pathlib.Path("/proc").glob("[0-9]*/cmdline")
-             if file.read_bytes().startswith(b"VLLM::Worker"))
-os.kill(int(worker), 9)
+SIGNAL = """
+import os, pathlib, sys
+title, number = sys.argv[1:]
+(process,) = (file.parent.name for file in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+              if file.read_bytes().startswith(title.encode()))
+os.kill(int(process), int(number))
 """
 
 
-def test_a_container_whose_engine_loses_a_process_comes_back_warm(served: Installed, client: OpenAI) -> None:
-    """The container ends with its engine; the new one answers only when it has been warmed up."""
+@pytest.mark.parametrize(
+    ("process", "number", "code"),
+    [
+        ("VLLM::Worker", signal.SIGKILL, ExitCode.ENGINE_DIED),
+        ("VLLM::EngineCore", signal.SIGSTOP, ExitCode.ENGINE_FROZEN),
+    ],
+)
+def test_a_container_whose_engine_loses_a_process_comes_back_warm(
+    served: Installed, client: OpenAI, process: str, number: int, code: ExitCode
+) -> None:
+    """Out of rotation within a minute, the container ends with its engine; the new one answers only when it has been
+    warmed up."""
     url = f"{served.url(NAME)}/v1/models"
     before = httpx.get(url, trust_env=False).headers["X-QwenVL-Boot-Id"]
     (pod,) = served.pods(NAME)
-    served.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", KILL_WORKER)
+    served.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", SIGNAL, process, str(int(number)))
 
+    wait_until(lambda: condition_of(served.pods(NAME)[0], "Ready")["status"] == "False", 60)
     wait_until(partial(served.is_warm_again, pod), 300, lambda: served.node.kubectl("describe", "pods"))
     ended = container_of(served.pods(NAME)[0])["lastState"]["terminated"]
-    assert ended["exitCode"] == ExitCode.ENGINE_DIED
-    assert ended["message"].startswith("ENGINE_DIED: ")
+    assert ended["exitCode"] == code
+    assert ended["message"].startswith(f"{code.name}: ")
     after = httpx.get(url, trust_env=False)
     assert after.status_code == 200
     assert after.headers["X-QwenVL-Boot-Id"] != before

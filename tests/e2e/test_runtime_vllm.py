@@ -178,16 +178,16 @@ async def test_a_frozen_process_behind_the_api_server_is_noticed_and_ends_the_co
         worker, core = (find_process(runtime.process.pid, f"VLLM::{title}") for title in ("Worker", "EngineCore"))
         events = stream_events(runtime, tokens=3000)
         await anext(events)
-        os.kill(worker, signal.SIGSTOP)
+        os.kill(core, signal.SIGSTOP)
         await runtime.wait_line(message=starts("not ready any more"))
         assert (await runtime.get("/readyz")).status == 503
         assert (await runtime.get("/healthz")).status == 200, "vLLM finds itself healthy"
-        os.kill(worker, signal.SIGCONT)
+        os.kill(core, signal.SIGCONT)
         await runtime.wait_line(message=starts("ready again"))
         assert (await runtime.get("/readyz")).status == 200
         await anext(events)
         family = list_tree(runtime.process.pid)
-        os.kill(core, signal.SIGSTOP)
+        os.kill(worker, signal.SIGSTOP)
         assert await runtime.end() == 15
         assert runtime.last_words.startswith("ENGINE_FROZEN: ")
         assert not any(is_running(pid) for pid in family)
