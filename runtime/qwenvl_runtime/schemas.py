@@ -64,7 +64,7 @@ def check_schemas(schemas: Iterable[tuple[str, Any]]) -> None:
             states += sum(_count_pattern(path, pattern) for pattern in _find_patterns(part))
             states += _count_length(part, lengths) + _count_format(part) + _count_names(part)
             if states > MAX_STATES:
-                what = "lengths, patterns, formats and optional properties"
+                what = "lengths, patterns, formats and names of properties"
                 limit = f"of all schemas of one grammar together may come to {MAX_STATES} states, with this it is more"
                 raise bad_field("invalid_value", path, f"{what} {limit}")
 
