@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
-from qwenvl_operator.causes import CRASHES
+from qwenvl_operator.causes import CRASHES, explain_refusal
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.events import build_event
@@ -27,6 +28,8 @@ TROUBLES = (
     Reason.UNSCHEDULABLE,
     Reason.VOLUME_UNAVAILABLE,
 )
+# After so many in a row status cannot be written: then an Event is all that can say it.
+REFUSALS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class Announcements:
         self._identity = identity
         self._now = now
         self._patience = patience
+        self._refusals: Counter[Key] = Counter()
 
     def newest(self, key: Key, cr: Manifest) -> Status:
         """The status that was derived last, told or not."""
@@ -49,6 +53,7 @@ class Announcements:
 
     def forget(self, key: Key) -> None:
         self._patience.forget(key)
+        del self._refusals[key]
 
     async def say(self, key: Key, cr: Manifest, status: Status) -> float | None:
         """Write the status if it changed. Returns the seconds after which to look again where that is held back, and
@@ -58,7 +63,7 @@ class Announcements:
         if has_changed and (wait := self._patience.hold(key, previous, status, self._now())):
             return wait
         if has_changed:
-            await self._write(cr, status)
+            await self._write(key, cr, status)
             await self._tell(key, cr, find_condition(previous, "Ready"), status)
         self._patience.forget(key)
         return None
@@ -68,11 +73,23 @@ class Announcements:
         logger.warning("%s/%s: %s: %s", *key, reason, message)
         await self._record(key, cr, "Warning", reason, message)
 
-    async def _write(self, cr: Manifest, status: Status) -> None:
+    async def _write(self, key: Key, cr: Manifest, status: Status) -> None:
         metadata = cr["metadata"]
         identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
         manifest = {"apiVersion": cr["apiVersion"], "kind": cr["kind"], "metadata": identity, "status": status}
-        self._store.put(await self._cluster.apply_status(manifest))
+        try:
+            self._store.put(await self._cluster.apply_status(manifest))
+        except ApiError as error:
+            if error.is_refusal or error.is_fault:
+                await self._tell_refusal(key, cr, error)
+            raise
+        del self._refusals[key]
+
+    async def _tell_refusal(self, key: Key, cr: Manifest, error: ApiError) -> None:
+        """Once, and not at the first: most pass by themselves."""
+        self._refusals[key] += 1
+        if self._refusals[key] == REFUSALS:
+            await self.warn(key, cr, *explain_refusal(error))
 
     async def _tell(self, key: Key, cr: Manifest, before: Status, status: Status) -> None:
         after = find_condition(status, "Ready")

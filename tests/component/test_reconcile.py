@@ -438,6 +438,37 @@ async def test_a_refused_write_is_said_with_the_call() -> None:
     assert stalled(world) == ("True", "ApplyRefused", "patch services ai/reports: 422 Invalid: spec.ports: no")
 
 
+async def test_a_status_that_cannot_be_written_is_told_by_one_event_until_it_can() -> None:
+    class Webhook(MemoryCluster):
+        refuses = True
+
+        async def apply_status(self, manifest: Manifest) -> Manifest:
+            if self.refuses:
+                raise ApiError(403, "Forbidden", "denied by guard.example", call="patch qwenvldeployments/status")
+            return await super().apply_status(manifest)
+
+    cluster = Webhook()
+    world = World(cluster)
+    world.apply()
+
+    async def refused(tries: int) -> list[tuple[str, str]]:
+        for _ in range(tries):
+            with pytest.raises(ApiError):
+                await world.reconcile()
+        return [(event["type"], event["reason"]) for event in cluster.all(Kind.EVENT)]
+
+    assert await refused(2) == [], "it may be an accident"
+    assert await refused(5) == [("Warning", "ApplyRefused")]
+    assert "denied by guard.example" in cluster.all(Kind.EVENT)[0]["note"]
+    cluster.refuses = False
+    await world.reconcile()
+    cluster.refuses = True
+    world.apply(replicas=2)
+    told = len(cluster.all(Kind.EVENT))
+    assert len(await refused(2)) == told
+    assert len(await refused(5)) == told + 1
+
+
 class BrokenWebhook(MemoryCluster):
     """A webhook that does not answer, in the way of all but status; its port is another one each time."""
 
