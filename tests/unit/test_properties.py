@@ -5,26 +5,41 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import given
-from samples import KEY, NOW, cr_manifest, custom_resource, live_children, observed, pod
+from samples import KEY, NOW, cr_manifest, custom_resource, live_children, observed, pod, report
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired import desired_children, render
-from qwenvl_operator.facts import Facts
+from qwenvl_operator.facts import Facts, Verdict
+from qwenvl_operator.fitness import derive_fit
 from qwenvl_operator.naming import labels
 from qwenvl_operator.objects import Kind, Manifest, Ref, owner_uid, ref_of
 from qwenvl_operator.observed import Observed, Store
+from qwenvl_operator.obstacles import Obstacle
 from qwenvl_operator.plan import Plan, make_plan
 from qwenvl_operator.pods import parse_time
+from qwenvl_operator.reasons import Reason
 from qwenvl_operator.rollout import Strategy, is_rolled_out
-from qwenvl_operator.status import Status, derive_status, find_condition, is_same
+from qwenvl_operator.status import (
+    Status,
+    derive_problem_status,
+    derive_status,
+    find_condition,
+    is_same,
+    known_fit,
+)
+from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport
 
+DIGEST = f"sha256:{'0' * 64}"
+SOURCE = {"persistentVolumeClaim": {"claimName": "weights"}}
 SPECS = st.fixed_dictionaries(
     {},
     optional={
+        "model": st.just({"source": SOURCE, "manifestDigest": DIGEST}),
+        "hardware": st.just({"accelerator": {"model": "H200"}}),
         "replicas": st.integers(0, 3),
         "suspend": st.booleans(),
         "engine": st.sampled_from([{"maxNumSeqs": 8}, {"maxModelLen": 8192}]),
@@ -63,6 +78,24 @@ PODS = st.lists(
     ),
     max_size=4,
 )
+SNAPSHOTS = st.builds(
+    SnapshotReport,
+    digest=st.sampled_from([DIGEST, DIGEST, f"sha256:{'1' * 64}"]),
+    bytes_total=st.just(4_000_000_000),
+    bytes_done=st.integers(0, 4_000_000_000),
+    verified_at=st.none() | st.integers(0, 3600).map(lambda ago: NOW - ago),
+)
+ENGINES = st.builds(
+    EngineReport,
+    kv_cache_tokens=st.none() | st.integers(0, 3_000_000),
+    attention_backend=st.sampled_from(["", "FLASH_ATTN", "FLASHINFER"]),
+    cuda_graphs=st.booleans(),
+    compiled=st.booleans(),
+)
+OBSTACLES = st.builds(
+    Obstacle, st.sampled_from([Reason.VOLUME_UNAVAILABLE, Reason.CONTAINER_REFUSED]), st.just("because")
+)
+PROBLEMS = st.builds(Verdict, st.sampled_from(Reason), st.just("because"), stalled=st.booleans())
 EDITS: tuple[Callable[[Manifest], object], ...] = (
     lambda child: child["metadata"].update(annotations={}),
     lambda child: child["metadata"]["labels"].pop("app.kubernetes.io/name"),
@@ -127,35 +160,82 @@ def test_what_belongs_to_somebody_else_is_never_pruned(
     assert all(owner_uid(child) == cr.uid for child in pruned)
 
 
+class Situation(NamedTuple):
+    """What is known in one pass, the newest report that was read in it included."""
+
+    facts: Facts
+    report: WarmupReport | None
+
+    def status(self) -> Status:
+        return derive_status(*self)
+
+    def after(self, previous: Status, now: float) -> Situation:
+        """The same situation, or another one, with that status said before and nothing read anew."""
+        cr = {**self.facts.observed.cr, "status": previous}
+        seen = replace(self.facts.observed, cr=cr)
+        fit = derive_fit(self.facts.cr.spec, None, known_fit(previous, self.facts.cr.revision))
+        return Situation(replace(self.facts, observed=seen, now=now, fit=fit), None)
+
+
 @st.composite
-def situations(draw: st.DrawFn) -> Facts:
+def situations(draw: st.DrawFn) -> Situation:
     spec = draw(SPECS)
     cr = custom_resource(**spec)
     pods = [pod(cr, f"reports-{n}", **state) for n, state in enumerate(draw(PODS))]
     complete = {"updatedReplicas": cr.replicas, "replicas": cr.replicas}
     deployed = live_children(cr, **draw(st.just(complete) | DEPLOYMENTS))
     seen = observed(cr_manifest(**spec), *pods, children=draw(st.sampled_from([deployed, deployed, {}])))
-    return Facts(cr=cr, observed=seen, now=NOW)
+    read = st.builds(report, st.just(cr), engine=ENGINES | st.none(), snapshot=SNAPSHOTS | SNAPSHOTS | st.none())
+    newest = draw(read | read | st.none())
+    names = st.sampled_from([item["metadata"]["name"] for item in pods] or ["gone"])
+    facts = Facts(
+        cr=cr,
+        observed=seen,
+        now=NOW + draw(st.sampled_from([0, 600])),
+        unreadable=draw(st.dictionaries(names, st.just("no answer."))),
+        progress=draw(st.dictionaries(names, SNAPSHOTS)),
+        obstacles=draw(st.dictionaries(names, OBSTACLES)),
+        offers=draw(st.sampled_from(["", "In all, free or not, there are 8 on node node-a."])),
+        fit=derive_fit(cr.spec, newest.engine if newest else None, None),
+    )
+    return Situation(facts, newest)
 
 
-def after(previous: Status, facts: Facts, now: float) -> Facts:
-    """The same situation, or another one, with that status said before."""
-    cr = {**facts.observed.cr, "status": previous}
-    return replace(facts, observed=replace(facts.observed, cr=cr), now=now)
+def summary(status: Status) -> list[str]:
+    """Which of the three conditions of kstatus hold; of each condition there is one."""
+    kinds = [item["type"] for item in status["conditions"]]
+    assert len(set(kinds)) == len(kinds)
+    return [kind for kind in ("Ready", "Reconciling", "Stalled") if find_condition(status, kind)["status"] == "True"]
 
 
 @given(situations())
-def test_a_status_says_one_thing_of_one_generation(facts: Facts) -> None:
-    status = derive_status(facts, None)
-    said = [kind for kind in ("Ready", "Reconciling", "Stalled") if find_condition(status, kind)["status"] == "True"]
-    assert len(said) == 1 or (said == [] and facts.cr.replicas == 0 and status["replicas"] == 0)
-    assert {item["observedGeneration"] for item in status["conditions"]} == {facts.cr.generation}
-    assert status["observedGeneration"] == facts.cr.generation
+def test_a_status_says_one_thing_of_one_generation(situation: Situation) -> None:
+    status, cr = situation.status(), situation.facts.cr
+    said = summary(status)
+    assert len(said) == 1 or (said == [] and cr.replicas == 0 and status["replicas"] == 0)
+    assert {item["observedGeneration"] for item in status["conditions"]} == {cr.generation}
+    assert status["observedGeneration"] == cr.generation
+
+
+@given(situations(), PROBLEMS)
+def test_a_problem_is_one_thing_and_takes_nothing_back_that_was_known(situation: Situation, problem: Verdict) -> None:
+    known, now = situation.status(), situation.facts.now + 1
+    seen = situation.after(known, now).facts.observed
+    status = derive_problem_status(seen, KEY, problem, now)
+    assert summary(status) == ["Stalled" if problem.stalled else "Reconciling"]
+    assert {find_condition(status, kind)["reason"] for kind in ("Ready", "Reconciling", "Stalled")} == {problem.reason}
+    assert status["observedGeneration"] == situation.facts.cr.generation
+    for name in ("revision", "warmup", "fit", "snapshot", "replicas", "readyReplicas"):
+        assert status.get(name) == known.get(name), name
+    for kind in ("Available", "SnapshotVerified"):
+        assert find_condition(status, kind) == find_condition(known, kind)
+    told = replace(seen, cr={**seen.cr, "status": status})
+    assert is_same(status, derive_problem_status(told, KEY, problem, now + 3600))
 
 
 @given(situations())
-def test_ready_means_that_every_wanted_pod_of_this_revision_gets_traffic(facts: Facts) -> None:
-    status = derive_status(facts, None)
+def test_ready_means_that_every_wanted_pod_of_this_revision_gets_traffic(situation: Situation) -> None:
+    status, facts = situation.status(), situation.facts
     if find_condition(status, "Ready")["status"] == "True":
         assert status["readyReplicas"] >= facts.cr.replicas > 0
         assert is_rolled_out(facts.observed, facts.cr.revision)
@@ -163,16 +243,24 @@ def test_ready_means_that_every_wanted_pod_of_this_revision_gets_traffic(facts: 
 
 
 @given(situations())
-def test_a_status_that_was_said_is_not_said_again(facts: Facts) -> None:
-    status = derive_status(facts, None)
-    assert is_same(status, derive_status(after(status, facts, NOW + 3600), None))
+def test_a_status_that_was_said_is_not_said_again(situation: Situation) -> None:
+    status = situation.status()
+    # That a report cannot be read becomes worse with time.
+    later = situation.facts.now + (1 if situation.facts.unreadable else 3600)
+    assert is_same(status, situation.after(status, later).status())
 
 
-@given(st.lists(situations(), min_size=2, max_size=4))
-def test_the_times_of_conditions_never_go_back(course: list[Facts]) -> None:
+@given(st.lists(st.tuples(situations(), st.none() | PROBLEMS), min_size=2, max_size=4))
+def test_the_times_of_conditions_never_go_back(course: list[tuple[Situation, Verdict | None]]) -> None:
     before: Status = {}
-    for hour, facts in enumerate(course):
-        status = derive_status(after(before, facts, NOW + 3600 * hour), None)
+    for hour, (situation, problem) in enumerate(course):
+        now = NOW + 3600 * hour
+        facts = situation.after(before, now).facts
+        status = (
+            derive_problem_status(facts.observed, KEY, problem, now)
+            if problem
+            else derive_status(facts, situation.report)
+        )
         for item in status["conditions"]:
             known = find_condition(before, item["type"])
             if known:
