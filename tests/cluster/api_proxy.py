@@ -45,7 +45,7 @@ class Call(NamedTuple):
     verb: str
     """As RBAC names it."""
     resource: str
-    """The plural, the subresource behind it: `pods/status`."""
+    """The plural, the subresource behind it: `pods/status`; the path of what is no resource."""
     name: str
     """Empty for what concerns no single object."""
     at: float
@@ -59,7 +59,7 @@ class Call(NamedTuple):
             parts = parts[2:]
         resource, name, subresource = (*parts, "", "", "")[:3]
         verb = VERBS.get(request.method) or ("get" if name else "watch" if "watch" in request.query else "list")
-        return cls(verb, f"{resource}/{subresource}".rstrip("/"), name, time.monotonic())
+        return cls(verb, f"{resource}/{subresource}".rstrip("/") or request.path, name, time.monotonic())
 
 
 def to(**fields: str) -> Matches:

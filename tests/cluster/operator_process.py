@@ -121,7 +121,7 @@ class OperatorProcess:
 class KeptOperator:
     """The operator as a kubelet keeps it: started again whenever it ends, with one identity, as a pod's name is."""
 
-    def __init__(self, kubeconfig: Path, folder: Path, **settings: str) -> None:
+    def __init__(self, kubeconfig: Path, folder: Path, **settings: Any) -> None:
         self._start = partial(OperatorProcess, kubeconfig, folder, identity="pod-a", **settings)
         self.process = self._start()
         self.starts = 1
@@ -131,6 +131,9 @@ class KeptOperator:
 
     def leads(self) -> bool:
         return self.process.leads()
+
+    def is_healthy(self) -> bool:
+        return self.process.is_healthy()
 
     def kill(self) -> None:
         self.process.send(signal.SIGKILL)
@@ -153,7 +156,7 @@ class KeptOperator:
 
 
 @contextmanager
-def kept_operator(kubeconfig: Path, folder: Path, **settings: str) -> Iterator[KeptOperator]:
+def kept_operator(kubeconfig: Path, folder: Path, **settings: Any) -> Iterator[KeptOperator]:
     kept = KeptOperator(kubeconfig, folder, **settings)
     try:
         yield kept

@@ -1,9 +1,14 @@
-"""What the Deployment controller and the kubelet would do, where there is neither: status alone."""
+"""What the Deployment controller, the kubelet and the runtime would do, where there is none of them: status and the
+warm-up report alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import random
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from samples import STARTED, report
 
@@ -12,6 +17,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import decide
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, labels
 from qwenvl_operator.objects import Manifest
+from qwenvl_runtime.config import PORT, WarmupReport
 
 
 def complete(cluster: Cluster, namespace: str) -> None:
@@ -87,6 +93,56 @@ def warm_pod(cr: CustomResource) -> Manifest:
     opened = decision.manifest({**pod, "metadata": {**pod["metadata"], "uid": ""}}, STARTED)["status"]["conditions"]
     said = conditions(PodScheduled=True, ContainersReady=True, Ready=True)
     return {**pod, "status": {**pod["status"], "conditions": [*said, *opened]}}
+
+
+def started_pod(cr: CustomResource, address: str) -> Manifest:
+    """A pod that has warmed itself up and whose gate is still closed: the rest the kubelet says beforehand."""
+    pod = loading_pod(cr, ready=True, started=True)
+    said = conditions(PodScheduled=True, ContainersReady=True, Ready=True)
+    return {**pod, "status": {**pod["status"], "podIP": address, "conditions": said}}
+
+
+class StandInRuntime(ThreadingHTTPServer):
+    """The front of the pod that was started last, at an address of its own on this machine."""
+
+    report: WarmupReport | None = None
+
+    def __init__(self) -> None:
+        self.address = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
+        super().__init__((self.address, PORT), _Front)
+
+    def warm(self, cr: CustomResource) -> Manifest:
+        """The pod, whose report can be read from now on."""
+        pod = started_pod(cr, self.address)
+        self.report = report(cr, pod=pod["metadata"]["name"])
+        return pod
+
+
+class _Front(BaseHTTPRequestHandler):
+    server: StandInRuntime
+
+    def do_GET(self) -> None:
+        body = self.server.report.model_dump_json().encode() if self.server.report else b""
+        self.send_response(200 if body else 503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def stand_in_runtime() -> Iterator[StandInRuntime]:
+    """One that answers for as long as the block runs."""
+    with StandInRuntime() as runtime:
+        thread = threading.Thread(target=runtime.serve_forever, name="runtime")
+        thread.start()
+        try:
+            yield runtime
+        finally:
+            runtime.shutdown()
+            thread.join()
 
 
 def conditions(**said: bool) -> list[Manifest]:
