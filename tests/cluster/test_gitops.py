@@ -16,12 +16,26 @@ import pytest
 from cluster.installation import Installed
 from cluster.operator_process import OperatorProcess, eventually, operator_process, rest
 from cluster.resources import custom_resource, find, is_seen, make_namespace
-from cluster.stand_in import loading_pod, rolled_out, run_pods, warm_pod, write_status
+from cluster.stand_in import loading_pod, rolled_out, run_pods, stand_in_runtime, warm_pod, write_status
 from harness.cluster import Cluster
 from qwenvl_operator.conflicts import TOLERATED
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.status import find_condition
 
+# `python -c`: a version of the operator that builds another pod from the same spec.
+ANOTHER = """
+import sys
+from qwenvl_operator.desired import pod_template
+from qwenvl_operator.__main__ import main
+build = pod_template.build
+def build_another(cr, runtime_image):
+    template = build(cr, runtime_image)
+    template["spec"]["containers"][0]["env"] = [{"name": "ANOTHER", "value": "1"}]
+    return template
+pod_template.build = build_another
+sys.exit(main())
+"""
+VERSIONS = {"registry.local/runtime:1": ("-m", "qwenvl_operator"), "registry.local/runtime:2": ("-c", ANOTHER)}
 CHILDREN = ("serviceaccount", "configmap", "service", "deployment", "poddisruptionbudget")
 DEPLOYMENT = "deployment/reports"
 
@@ -308,21 +322,31 @@ def test_a_watch_that_is_refused_is_said_until_it_is_not(
 # Other versions of the operator, and none.
 
 
-def test_another_version_and_back_changes_no_pod(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.timeout(120)
+def test_another_version_and_back_changes_no_pod_and_ends_what_the_first_began(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     namespace = make_namespace(cluster)
     settings = {"namespaces": namespace, "lease_namespace": namespace, "identity": "pod-a", "resync_seconds": "3600"}
-    images = [f"registry.local/runtime:{number}" for number in (1, 2, 1)]
+    this, another = VERSIONS
     names = ("warm", "loading", "failing")
     cluster.apply(*(custom_resource(namespace, name) for name in names))
 
     @contextmanager
     def version(image: str) -> Iterator[OperatorProcess]:
-        with operator_process(cluster.kubeconfig, tmp_path, **settings, runtime_image=image) as process:
+        program = VERSIONS[image]
+        with operator_process(
+            cluster.kubeconfig, tmp_path, **settings, program=program, runtime_image=image
+        ) as process:
             process.wait_until_leading()
             yield process
             assert process.stop() == 0
 
-    with version(images[0]):
+    def wait_for_reconciles(process: OperatorProcess, number: int) -> None:
+        done = partial(process.metric, "qwenvl_operator_reconciles_total", result="success")
+        eventually(lambda: (done() or 0) >= number, "all are reconciled")
+
+    with version(this):
         eventually(lambda: all(find(cluster, namespace, f"pdb/{name}") for name in names), "the children exist")
         crs = {name: CustomResource.parse(cluster.get(f"qvl/{name}", f"-n={namespace}")) for name in names}
         ended = {"exitCode": 10, "reason": "Error", "message": "ENGINE_DIED: gone", "startedAt": None}
@@ -336,16 +360,25 @@ def test_another_version_and_back_changes_no_pod(cluster: Cluster, tmp_path: Pat
         write_status(cluster, map(rolled_out, cluster.get("deployment", f"-n={namespace}")["items"]))
         eventually(lambda: reasons(cluster, namespace) == EXPECTED, "each is what it is")
     before, seen = versions(cluster, namespace), resource_versions(cluster, namespace)
-    for image in images[1:]:
-        with version(image) as process:
-            done = partial(process.metric, "qwenvl_operator_reconciles_total", result="success")
-            eventually(lambda: (done() or 0) >= len(names), "all are reconciled")  # noqa: B023
+    with version(another) as process, stand_in_runtime() as runtime:
+        wait_for_reconciles(process, len(names))
+        assert (versions(cluster, namespace), resource_versions(cluster, namespace)) == (before, seen)
+        write_status(cluster, [runtime.warm(crs["loading"])])
+        eventually(lambda: reasons(cluster, namespace) == AT_LAST, "what was loading is warm")
         assert versions(cluster, namespace) == before
-        assert resource_versions(cluster, namespace) == seen
-    assert reasons(cluster, namespace) == EXPECTED
+        cluster.apply(custom_resource(namespace, "new"))
+        new = eventually(lambda: find(cluster, namespace, "deployment/new"), "the new one has a Deployment")
+        assert new["spec"]["template"]["spec"]["containers"][0]["env"], "this version would have built another pod"
+        eventually(lambda: is_seen(cluster, namespace, "new"), "the new one has a status")
+    assert before.items() <= (after := versions(cluster, namespace)).items()
+    seen = resource_versions(cluster, namespace)
+    with version(this) as process:
+        wait_for_reconciles(process, len(names) + 1)
+    assert (versions(cluster, namespace), resource_versions(cluster, namespace)) == (after, seen)
 
 
 EXPECTED = {"warm": "AllReplicasReady", "loading": "LoadingModel", "failing": "EngineCrashed"}
+AT_LAST = {**EXPECTED, "loading": "AllReplicasReady"}
 
 
 def reasons(cluster: Cluster, namespace: str) -> dict[str, str]:
