@@ -105,11 +105,6 @@ def test_the_api_server_accepts_every_object(cluster: Cluster, arguments: list[s
     )
 
 
-def test_a_release_may_have_a_name_that_begins_with_a_digit(cluster: Cluster) -> None:
-    manifests = render(release="7b")
-    cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--filename=-", input=manifests)
-
-
 def test_the_plain_manifests_are_those_of_the_chart(cluster: Cluster) -> None:
     assert PLAIN_FILE.read_text() == plain_manifests(), "run `make generate`"
     cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", f"--filename={PLAIN_FILE}")

@@ -34,9 +34,7 @@ def _cluster(control_plane: Cluster) -> Cluster:
 
 def blocks(page: Path) -> Iterator[dict[str, Any]]:
     """What a page shows in YAML, in a block of its own or as what a command reads."""
-    for text in re.findall(
-        r"^```yaml\n(.*?)^```|<<'EOF'\n(.*?)^EOF$", page.read_text(), flags=re.MULTILINE | re.DOTALL
-    ):
+    for text in re.findall(r"^```yaml\n(.*?)^```|<<'EOF'\n(.*?)^EOF$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
         yield from (document for document in yaml.safe_load_all("".join(text)) if document)
 
 
