@@ -13,14 +13,8 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
-import yaml
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import (
-    ConfigException,
-    list_kube_config_contexts,
-    load_incluster_config,
-    load_kube_config,
-)
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from qwenvl_operator.errors import ApiError, StartError
 from qwenvl_operator.metrics import Metrics
@@ -273,33 +267,9 @@ async def _configuration() -> Configuration:
 
 def _kubeconfig() -> str:
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    files = [path for path in paths.split(os.pathsep) if Path(path).is_file()]
-    if not files:
+    if not any(Path(path).is_file() for path in paths.split(os.pathsep)):
         raise StartError(f"no kubeconfig at {paths}: set KUBECONFIG, or run in a pod with a service account")
-    for file in files:
-        _refuse_malformed(file)
     return paths
-
-
-def _refuse_malformed(kubeconfig: str) -> None:
-    """The client trips over these in ways of its own."""
-    try:
-        content = yaml.safe_load(Path(kubeconfig).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StartError(f"the kubeconfig {kubeconfig} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise StartError(f"the kubeconfig {kubeconfig} holds no configuration: copy it anew from the cluster")
-
-
-def current_namespace() -> str:
-    """Of the kubeconfig's current context, as kubectl takes it; `default` where none is said."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
-        return "default"
-    try:
-        _, active = list_kube_config_contexts(_kubeconfig())
-    except ConfigException as error:
-        raise StartError(f"credentials for the API server cannot be read: {error}") from error
-    return str(active.get("context", {}).get("namespace") or "default")
 
 
 def _path(ref: Ref) -> str:

@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/qwenvl.io_qwenvldeployments.yaml"
 EXAMPLES = sorted(ROOT.glob("docs/examples/*.yaml"))
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-RESOURCE = {"apiVersion": "qwenvl.io/v1alpha1", "kind": "QwenVLDeployment", "metadata": {"name": "reports"}}
 # What a cluster does not know by itself: Argo CD's kinds, and what only kubectl reads.
 FOREIGN = ("argoproj.io", "kustomize.config.k8s.io")
 
@@ -33,15 +32,13 @@ def _cluster(control_plane: Cluster) -> Cluster:
 
 
 def blocks(page: Path) -> Iterator[dict[str, Any]]:
-    """What a page shows in YAML, in a block of its own or as what a command reads."""
-    for text in re.findall(r"^```yaml\n(.*?)^```|<<'EOF'\n(.*?)^EOF$", page.read_text(), flags=re.MULTILINE | re.DOTALL):
-        yield from (document for document in yaml.safe_load_all("".join(text)) if document)
+    """The manifests that a page shows."""
+    for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        yield from (document for document in yaml.safe_load_all(text) if document)
 
 
 def shown() -> list[dict[str, Any]]:
-    found = [block for page in PAGES for block in blocks(page) if "kind" in block or "spec" in block]
-    # A part of a resource stands for the whole.
-    manifests = [{**RESOURCE, **block} for block in found]
+    manifests = [manifest for page in PAGES for manifest in blocks(page) if "kind" in manifest]
     return [manifest for manifest in manifests if not manifest["apiVersion"].startswith(FOREIGN)]
 
 

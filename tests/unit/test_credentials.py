@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from kubernetes.aio.config import incluster_config
 
-from qwenvl_operator.cluster import _configuration, connection, current_namespace
+from qwenvl_operator.cluster import _configuration, connection
 from qwenvl_operator.errors import StartError
 
 AUTHORITY = "-----BEGIN CERTIFICATE-----"
@@ -99,27 +99,3 @@ async def test_a_broken_kubeconfig_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 async def test_a_token_is_not_shown(token_file: Path) -> None:
     assert "first" not in repr(await connection())
-
-
-@pytest.mark.parametrize("content", ["", "just words", "- a\n- list", "clusters: [\n", "\x00"])
-async def test_a_kubeconfig_that_is_none_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
-) -> None:
-    path = tmp_path / "broken"
-    path.write_text(content)
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(StartError, match=f"the kubeconfig {path}"):
-        await connection()
-
-
-def test_the_namespace_is_that_of_the_context(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "there")
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    assert current_namespace() == "default"
-    config = json.loads(path.read_text())
-    config["contexts"][0]["context"]["namespace"] = "ai"
-    path.write_text(json.dumps(config))
-    assert current_namespace() == "ai"
-    # Of several files, as kubectl merges them.
-    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'missing'}:{path}")
-    assert current_namespace() == "ai"

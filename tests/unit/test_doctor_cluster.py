@@ -154,13 +154,6 @@ WRONG = {
         cluster(operators=[operator(lease=lease(renewed=NOW + 600))]),
         ["lease: pod-a renewed it 10 min from now"],
     ),
-    "a lease without a term": (
-        cluster(operators=[operator(lease=named("lease", spec={"holderIdentity": "pod-a", "renewTime": STARTED}))]),
-        [
-            "lease: nobody holds it, so nobody reconciles",
-            "ai/reports: nobody reconciles; Ready for 5 min: AllReplicasReady: because",
-        ],
-    ),
     "no lease, and a change": (
         cluster(operators=[operator(lease=None)], resources=[resource(generation=2)]),
         [

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from qwenvl_operator.doctor.command import UNREACHABLE, UNWELL, WELL, describe, exit_code
-from qwenvl_operator.doctor.findings import Finding, Heading, fail, ok, skipped, warn
-from qwenvl_operator.doctor.readings import Unread
-
-UNSEEN = skipped("nodes", Unread("needs: list nodes"))
+from qwenvl_operator.doctor.command import describe
+from qwenvl_operator.doctor.findings import Heading, fail, ok, warn
 
 FINDINGS = [
     ok("API server", "v1.34.4"),
@@ -38,17 +33,3 @@ def test_on_a_terminal_a_long_line_goes_on_below_its_beginning() -> None:
         "                    -> correct it;",
     ]
     assert all(len(line) <= 50 or " " not in line.strip() for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("findings", "code"),
-    [
-        (FINDINGS[:1], WELL),
-        (FINDINGS, UNWELL),
-        (FINDINGS[2:], WELL),
-        ([FINDINGS[0], UNSEEN, ok("lease", "renewed")], WELL),
-        ([FINDINGS[0], UNSEEN, UNSEEN], UNREACHABLE),
-    ],
-)
-def test_a_check_that_could_look_at_nothing_is_no_good_news(findings: list[Finding], code: int) -> None:
-    assert exit_code(findings) == code

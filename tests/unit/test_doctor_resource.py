@@ -160,8 +160,7 @@ WRONG = {
             "status: not Ready for 5 min: Applying: because",
             "nodes: no room for 1 more pod(s): node-a has 0 of 2 nvidia.com/gpu free, held by team-b/other (2)",
             "pod: WaitingForGPU: Pod reports-1 fits no node since 2027-01-15T07:59:00Z: "
-            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu. "
-            "In all, free or not, there are 2 on node node-a.",
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu.",
         ],
         cluster(pods=[holder(2)]),
     ),
@@ -246,31 +245,6 @@ def test_without_an_operator_its_own_judgement_says_what_is_there() -> None:
     [now] = [finding for finding in findings if finding.about == "now"]
     assert now.said == f"{verdict.reason}: {verdict.message}"
     assert now.see == "docs/troubleshooting.md#enginecrashed"
-
-
-def test_without_an_operator_what_the_node_says_of_a_volume_is_the_reason() -> None:
-    waiting = pod(CR, running=False, status={"containerStatuses": []})
-    mount = {
-        **event("FailedMount", 'MountVolume.SetUp failed for volume "model"'),
-        "regarding": {"kind": "Pod", "name": "reports-1", "uid": waiting["metadata"]["uid"]},
-        "deprecatedSource": {"component": "kubelet"},
-    }
-    findings = examine(own(waiting, cr=resource(generation=2), events=[mount]), AWAY)
-    assert [finding.said for finding in findings if finding.about == "now"] == [
-        'VolumeUnavailable: Node node-a cannot start pod reports-1: MountVolume.SetUp failed for volume "model"'
-    ]
-
-
-def test_without_an_operator_it_is_told_where_gpus_are() -> None:
-    readings = cluster(operators=AWAY.operators, nodes=[CORDONED])
-    [now] = [found for found in examine(own(WAITS, cr=resource(generation=2)), readings) if found.about == "now"]
-    assert now.said.endswith("No node that it may go to offers nvidia.com/gpu: node-b is cordoned.")
-
-
-def test_a_pod_that_failed_is_not_called_ending() -> None:
-    failed = pod(CR, "failed", status={"phase": "Failed", "reason": "Evicted"})
-    said = [finding.said for finding in examine(own(failed, pod(CR, ready=True, gate=True))) if finding.about == "pod"]
-    assert said[0] == "failed has ended (Failed) and stays listed until somebody deletes it"
 
 
 def test_what_status_says_of_a_pod_is_not_said_again() -> None:

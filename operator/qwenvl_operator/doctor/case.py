@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qwenvl_operator.custom_resource import CustomResource
@@ -12,9 +10,7 @@ from qwenvl_operator.facts import Facts
 from qwenvl_operator.fitness import derive_fit
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Observed, Store
-from qwenvl_operator.obstacles import Obstacles, awaited_pods, find_obstacle, has_waited
-from qwenvl_operator.pods import is_scheduled, is_unschedulable
-from qwenvl_operator.room import describe_offers
+from qwenvl_operator.pods import is_scheduled
 from qwenvl_operator.status import known_fit
 from qwenvl_operator.verdict import living_pods
 
@@ -39,14 +35,8 @@ class Case:
         """What a verdict is made of, but for what pods say of themselves, which is not asked from here."""
         if isinstance(self.observed, Unread):
             return self.observed
-        return Facts(
-            cr=self.cr,
-            observed=self.observed,
-            now=self.cluster.now,
-            obstacles=self._find_obstacles(self.observed.pods),
-            offers=self._describe_offers(self.observed.pods),
-            fit=derive_fit(self.cr.spec, None, known_fit(self.own.cr.get("status", {}), self.cr.revision)),
-        )
+        fit = derive_fit(self.cr.spec, None, known_fit(self.own.cr.get("status", {}), self.cr.revision))
+        return Facts(cr=self.cr, observed=self.observed, now=self.cluster.now, fit=fit)
 
     @property
     def unborn(self) -> int:
@@ -57,21 +47,6 @@ class Case:
     def unplaced(self) -> int:
         """Pods that have yet to get a node, those that are not made yet among them."""
         return max(0, self.cr.replicas - sum(is_scheduled(pod) for pod in self._living()))
-
-    def _find_obstacles(self, pods: Iterable[Manifest]) -> Obstacles:
-        if isinstance(self.own.events, Unread):
-            return {}
-        about = defaultdict(list)
-        for event in self.own.events:
-            about[event.get("regarding", {}).get("uid")].append(event)
-        waiting = [pod for pod in awaited_pods(self.cr, pods) if has_waited(pod, self.cluster.now)]
-        found = {pod["metadata"]["name"]: find_obstacle(about[pod["metadata"]["uid"]]) for pod in waiting}
-        return {name: obstacle for name, obstacle in found.items() if obstacle}
-
-    def _describe_offers(self, pods: Iterable[Manifest]) -> str:
-        if self.cr.on_cpu or isinstance(self.cluster.nodes, Unread) or not any(map(is_unschedulable, pods)):
-            return ""
-        return describe_offers(self.cr, self.cluster.nodes)
 
     def _living(self) -> list[Manifest]:
         return [] if isinstance(self.observed, Unread) else living_pods(self.observed)

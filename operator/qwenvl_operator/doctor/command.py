@@ -14,10 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from qwenvl_operator.cluster import KubernetesCluster, current_namespace, open_client
+from qwenvl_operator.cluster import KubernetesCluster, open_client
 from qwenvl_operator.doctor.cluster_checks import check_cluster
 from qwenvl_operator.doctor.findings import Finding, Level
-from qwenvl_operator.doctor.foundation_checks import API_SERVER
 from qwenvl_operator.doctor.reader import read_cluster, read_resource
 from qwenvl_operator.doctor.resource_checks import check_resource
 from qwenvl_operator.errors import ApiError, StartError
@@ -29,15 +28,13 @@ WELL, UNWELL, UNREACHABLE = 0, 1, 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="a QwenVLDeployment; left out: the cluster")
-    parser.add_argument(
-        "-n", "--namespace", help="of the resource (default: the kubeconfig's), or the only one to look at"
-    )
+    parser.add_argument("-n", "--namespace", help="of the resource (default: default), or the only one to look at")
     parser.add_argument("--operator-namespace", default="", help="where the operator runs (default: looked for)")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0: no check failed; 1: one did; 2: the cluster cannot be reached, or nothing may be looked at."""
+    """0: no check failed; 1: one did; 2: the cluster cannot be reached."""
     try:
         findings = asyncio.run(_examine(arguments))
     except (StartError, ApiError) as error:
@@ -48,18 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(describe(findings, width)))
-    code = exit_code(findings)
-    if code == UNREACHABLE:
-        print("error: with the rights that you have nothing could be checked", file=sys.stderr)
-    return code
-
-
-def exit_code(findings: list[Finding]) -> int:
-    """That the API server answers is no check of anything."""
-    levels = {finding.level for finding in findings if finding.about != API_SERVER}
-    if levels == {Level.SKIPPED}:
-        return UNREACHABLE
-    return UNWELL if Level.FAIL in levels else WELL
+    return UNWELL if any(finding.level is Level.FAIL for finding in findings) else WELL
 
 
 def describe(findings: list[Finding], width: int | None = None) -> Iterator[str]:
@@ -98,7 +84,7 @@ async def _examine(arguments: argparse.Namespace) -> list[Finding]:
         def connect(namespace: str) -> KubernetesCluster:
             return KubernetesCluster(client, metrics, namespaces=(namespace,) if namespace else ())
 
-        namespace = arguments.namespace or (current_namespace() if arguments.name else "")
+        namespace = arguments.namespace or ("default" if arguments.name else "")
         cluster = await read_cluster(
             connect, namespace=namespace, operator_namespace=arguments.operator_namespace, now=time.time()
         )

@@ -18,7 +18,6 @@ OLDEST = (1, 30)
 # The lease's times are another machine's: clocks may differ by as much without anything being wrong.
 SKEW = 60.0
 OPERATOR_CONTAINER = "operator"
-API_SERVER = "API server"
 
 
 def check_foundation(readings: ClusterReadings) -> Iterator[Finding]:
@@ -44,8 +43,8 @@ def check_version(served: str) -> Finding:
     found = re.match(r"v?(\d+)\.(\d+)", served)
     if found and (int(found[1]), int(found[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        return fail(API_SERVER, f"is {served}, older than {oldest}", "upgrade Kubernetes", Heading.API_SERVER)
-    return ok(API_SERVER, served)
+        return fail("API server", f"is {served}, older than {oldest}", "upgrade Kubernetes", Heading.API_SERVER)
+    return ok("API server", served)
 
 
 def check_definition(definition: Manifest | Unread | None) -> Finding:
@@ -103,7 +102,7 @@ def check_lease(operator: OperatorReadings, now: float) -> Finding:
         return skipped(about, lease)
     record = (lease or {}).get("spec") or {}
     holder = record.get("holderIdentity")
-    if not holder or not record.get("renewTime") or not record.get("leaseDurationSeconds"):
+    if not holder or "renewTime" not in record:
         return fail(about, "nobody holds it, so nobody reconciles", advice, Heading.OPERATOR)
     passed, duration = now - parse_time(record["renewTime"]), record["leaseDurationSeconds"]
     if passed > duration + SKEW:

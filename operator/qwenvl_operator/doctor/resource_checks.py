@@ -17,7 +17,7 @@ from qwenvl_operator.objects import Key, Manifest, ref_of
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.plan import refuse_foreign
 from qwenvl_operator.pod_verdict import judge_pod
-from qwenvl_operator.pods import container, is_ending, is_left_behind, is_ready, parse_time
+from qwenvl_operator.pods import container, is_ending, is_ready, parse_time
 from qwenvl_operator.verdict import judge
 
 SHOWN_EVENTS = 3
@@ -90,8 +90,6 @@ def check_pods(case: Case) -> Iterator[Finding]:
 
 def _check_pod(pod: Manifest, facts: Facts) -> Finding:
     name, state = pod["metadata"]["name"], container(pod)
-    if is_left_behind(pod):
-        return ok("pod", f"{name} has ended ({pod['status']['phase']}) and stays listed until somebody deletes it")
     if is_ending(pod):
         return ok("pod", f"{name} is ending")
     if not is_ready(pod):
