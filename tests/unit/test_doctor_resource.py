@@ -61,7 +61,8 @@ def event(reason: str, note: str, about: str = "reports-1", seconds: float = 30,
         "type": kind,
         "reason": reason,
         "note": note,
-        "regarding": {"kind": "Pod", "name": about},
+        "regarding": {"kind": "Pod", "name": about, "uid": f"{about}-uid"},
+        "reportingController": "default-scheduler" if reason == "FailedScheduling" else "kubelet",
         "deprecatedLastTimestamp": timestamp(NOW - seconds),
     }
 
@@ -82,9 +83,14 @@ BASELINE = {"metadata": {"name": "ai", "labels": {"pod-security.kubernetes.io/en
 TOO_LARGE = check_spec(custom_resource(hardware={"accelerator": {"model": "A10-24G"}}).spec)
 assert isinstance(TOO_LARGE, Fit)
 STARTING = pod(CR, running=False)
+PREPARED = pod(CR, running=False)
+"""Has a node, on which its container is yet to be made."""
+PREPARED["status"]["containerStatuses"] = []
+UNMOUNTED = event("FailedMount", "MountVolume.SetUp failed")
+STUCK = "VolumeUnavailable: Node node-a cannot start pod reports-1: MountVolume.SetUp failed"
 EVENTS = [
-    event("FailedMount", "an older one", seconds=300),
-    event("FailedMount", "no such\nfolder"),
+    event("Unhealthy", "an older one", seconds=300),
+    event("Unhealthy", "no such\nfolder"),
     event("FailedScheduling", "told by the pod"),
     event("Pulled", "fine", kind="Normal"),
     event("BackOff", "another's", about="other-1"),
@@ -160,7 +166,8 @@ WRONG = {
             "status: not Ready for 5 min: Applying: because",
             "nodes: no room for 1 more pod(s): node-a has 0 of 2 nvidia.com/gpu free, held by team-b/other (2)",
             "pod: WaitingForGPU: Pod reports-1 fits no node since 2027-01-15T07:59:00Z: "
-            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu.",
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. It asks for 1 nvidia.com/gpu. "
+            "In all, free or not, there are 2 on node node-a.",
         ],
         cluster(pods=[holder(2)]),
     ),
@@ -198,7 +205,15 @@ WRONG = {
             "status: not Ready for 5 min: Applying: because",
             "pod: StartingContainer: Pod reports-1 is scheduled; its image and volumes are being prepared.",
             "event: reports-1, 6 min ago, Warning: without a reason",
-            "event: reports-1, 30 s ago, FailedMount: no such\nfolder",
+            "event: reports-1, 30 s ago, Unhealthy: no such\nfolder",
+        ],
+    ),
+    "volume": (
+        own(PREPARED, cr=NEW, events=[UNMOUNTED, event("FailedToRetrieveImagePullSecret", "no secret", seconds=50)]),
+        [
+            "status: not Ready for 5 min: Applying: because",
+            f"pod: {STUCK}",
+            "event: reports-1, 50 s ago, FailedToRetrieveImagePullSecret: no secret",
         ],
     ),
     "unseen generation": (
@@ -257,6 +272,54 @@ def test_what_status_says_of_a_pod_is_not_said_again() -> None:
     ]
     [said] = [finding.said for finding in findings if finding.about == "pod"]
     assert said.startswith("ImagePullFailed: Pod reports-2 cannot pull")
+
+
+def test_what_keeps_a_node_from_starting_a_pod_is_told_as_status_tells_it() -> None:
+    reason, _, message = STUCK.partition(": ")
+    status = resource(reason, state="Reconciling", message=message)
+    assert failures(examine(own(PREPARED, cr=status, events=[UNMOUNTED]))) == [f"status: not Ready for 5 min: {STUCK}"]
+    away = examine(own(PREPARED, cr=NEW, events=[UNMOUNTED]), AWAY)
+    assert [finding.said for finding in away if finding.about in ("now", "pod", "event")] == [STUCK]
+
+
+def test_of_pods_that_nobody_may_read_events_of_only_the_pods_are_told() -> None:
+    findings = examine(own(PREPARED, cr=NEW, events=FORBIDDEN))
+    assert [finding.said for finding in findings if finding.about in ("pod", "events")] == [
+        "StartingContainer: Pod reports-1 is scheduled; its image and volumes are being prepared.",
+        FORBIDDEN.why,
+    ]
+
+
+PINNED = {"source": {"hostPath": {"path": "/data"}}, "manifestDigest": f"sha256:{'0' * 64}"}
+ASKED = {
+    "hashing": (
+        {"model": PINNED},
+        {},
+        "VerifyingSnapshot",
+        "Pod reports-1 has hashed 3.1 of 32.0 GB of the snapshot.",
+    ),
+    "unreadable": (
+        {},
+        {"ready": True},
+        "WarmupReportUnreadable",
+        "The warm-up report of pod reports-1 cannot be read: no route",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "state", "reason", "message"), ASKED.values(), ids=ASKED)
+def test_what_a_pod_has_told_the_operator_is_not_contradicted(
+    spec: dict[str, Any], state: dict[str, Any], reason: str, message: str
+) -> None:
+    cr = custom_resource(**spec)
+    told = resource(reason, state="Reconciling", message=message, **spec)
+    children = list(live_children(cr).values())
+    assert failures(examine(own(pod(cr, **state), cr=told, children=children))) == [
+        f"status: not Ready for 5 min: {reason}: {message}"
+    ]
+    readings = own(pod(cr, waiting="ImagePullBackOff"), cr=told, children=children)
+    [said] = [finding.said for finding in examine(readings) if finding.about == "pod"]
+    assert said.startswith("ImagePullFailed")
 
 
 def test_a_cache_that_cannot_be_written_is_refused() -> None:

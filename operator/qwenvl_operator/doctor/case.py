@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qwenvl_operator.custom_resource import CustomResource
@@ -10,7 +11,9 @@ from qwenvl_operator.facts import Facts
 from qwenvl_operator.fitness import derive_fit
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Observed, Store
-from qwenvl_operator.pods import is_scheduled
+from qwenvl_operator.obstacles import Obstacles, awaited_pods, find_obstacle, has_waited
+from qwenvl_operator.pods import is_scheduled, is_unschedulable
+from qwenvl_operator.room import describe_offers
 from qwenvl_operator.status import known_fit
 from qwenvl_operator.verdict import living_pods
 
@@ -32,11 +35,21 @@ class Case:
 
     @property
     def facts(self) -> Facts | Unread:
-        """What a verdict is made of, but for what pods say of themselves, which is not asked from here."""
+        """What a verdict is made of, but for what pods say of themselves, which is not asked from here.
+
+        As for the operator, Events and nodes that may not be read say nothing.
+        """
         if isinstance(self.observed, Unread):
             return self.observed
-        fit = derive_fit(self.cr.spec, None, known_fit(self.own.cr.get("status", {}), self.cr.revision))
-        return Facts(cr=self.cr, observed=self.observed, now=self.cluster.now, fit=fit)
+        pods = self.observed.pods
+        return Facts(
+            cr=self.cr,
+            observed=self.observed,
+            now=self.cluster.now,
+            obstacles=self._find_obstacles(pods),
+            offers=self._describe_offers(pods),
+            fit=derive_fit(self.cr.spec, None, known_fit(self.own.cr.get("status", {}), self.cr.revision)),
+        )
 
     @property
     def unborn(self) -> int:
@@ -47,6 +60,23 @@ class Case:
     def unplaced(self) -> int:
         """Pods that have yet to get a node, those that are not made yet among them."""
         return max(0, self.cr.replicas - sum(is_scheduled(pod) for pod in self._living()))
+
+    def _find_obstacles(self, pods: Iterable[Manifest]) -> Obstacles:
+        events = [] if isinstance(self.own.events, Unread) else self.own.events
+        waiting = [pod for pod in awaited_pods(self.cr, pods) if has_waited(pod, self.cluster.now)]
+        found = {
+            pod["metadata"]["name"]: find_obstacle(
+                event for event in events if event.get("regarding", {}).get("uid") == pod["metadata"]["uid"]
+            )
+            for pod in waiting
+        }
+        return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
+
+    def _describe_offers(self, pods: Iterable[Manifest]) -> str:
+        nodes = self.cluster.nodes
+        if isinstance(nodes, Unread) or self.cr.on_cpu or not any(map(is_unschedulable, pods)):
+            return ""
+        return describe_offers(self.cr, nodes)
 
     def _living(self) -> list[Manifest]:
         return [] if isinstance(self.observed, Unread) else living_pods(self.observed)

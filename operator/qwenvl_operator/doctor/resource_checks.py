@@ -15,12 +15,17 @@ from qwenvl_operator.errors import InvalidSpec, Waiting
 from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Key, Manifest, ref_of
 from qwenvl_operator.observed import Observed
+from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.plan import refuse_foreign
 from qwenvl_operator.pod_verdict import judge_pod
 from qwenvl_operator.pods import container, is_ending, is_ready, parse_time
+from qwenvl_operator.reasons import Reason
+from qwenvl_operator.status import find_condition
 from qwenvl_operator.verdict import judge
 
 SHOWN_EVENTS = 3
+HEARD = {Reason.LOADING_MODEL: Reason.VERIFYING_SNAPSHOT, Reason.WAITING_FOR_GATE: Reason.REPORT_UNREADABLE}
+"""What is seen of a pod, and what the operator says of it in that place, who has asked the pod itself."""
 
 
 def check_resource(key: Key, cluster: ClusterReadings, own: ResourceReadings | Unread | None) -> Iterator[Finding]:
@@ -74,8 +79,7 @@ def check_now(case: Case) -> Iterator[Finding]:
     if isinstance(facts, Unread):
         yield skipped("now", facts)
         return
-    unseen = case.own.cr.get("status", {}).get("observedGeneration") != case.cr.generation
-    if unseen or is_reconciled(case.cluster, case.cr.key.namespace) is False:
+    if not _is_current(case):
         yield _tell("now", judge(facts))
 
 
@@ -85,25 +89,41 @@ def check_pods(case: Case) -> Iterator[Finding]:
     if isinstance(facts, Unread):
         return
     for pod in facts.observed.pods:
-        yield _check_pod(pod, facts)
+        if is_ending(pod) or is_ready(pod):
+            yield _check_pod(pod, facts)
+        elif not _knows_more(case, pod, verdict := judge_pod(pod, facts)):
+            yield _tell("pod", verdict)
+
+
+def _is_current(case: Case) -> bool:
+    """Whether status is what an operator that is at work says of the present spec."""
+    seen = case.own.cr.get("status", {}).get("observedGeneration") == case.cr.generation
+    return seen and is_reconciled(case.cluster, case.cr.key.namespace) is not False
+
+
+def _knows_more(case: Case, pod: Manifest, verdict: Verdict) -> bool:
+    """Whether status says of this pod what cannot be seen from here."""
+    ready = find_condition(case.own.cr.get("status", {}), "Ready")
+    heard = HEARD.get(verdict.reason, "") == ready.get("reason")
+    return heard and _is_current(case) and pod["metadata"]["name"] in ready["message"]
 
 
 def _check_pod(pod: Manifest, facts: Facts) -> Finding:
+    """A pod that there is nothing to judge about."""
     name, state = pod["metadata"]["name"], container(pod)
     if is_ending(pod):
         return ok("pod", f"{name} is ending")
-    if not is_ready(pod):
-        return _tell("pod", judge_pod(pod, facts))
     lasts = "" if state.running_since is None else f" for {age(facts.now - state.running_since)}"
     before = f"; it has ended {state.restarts} time(s) before, last with {state.last_exit}" if state.restarts else ""
     return ok("pod", f"{name} on {pod['spec'].get('nodeName')} gets traffic, running{lasts}{before}")
 
 
 def check_events(case: Case) -> Iterator[Finding]:
-    """The latest warnings about pods that get no traffic: mounts, secrets and probes are told nowhere else."""
-    if isinstance(case.observed, Unread):
+    """The latest warnings about pods that get no traffic: secrets and probes are told nowhere else."""
+    facts = case.facts
+    if isinstance(facts, Unread):
         return
-    waiting = _waiting(case.observed)
+    waiting = _waiting(facts.observed)
     if not waiting:
         return
     if isinstance(case.own.events, Unread):
@@ -111,9 +131,8 @@ def check_events(case: Case) -> Iterator[Finding]:
         return
     warnings = [event for event in case.own.events if event.get("type") == "Warning" and _pod_of(event) in waiting]
     latest = {(_pod_of(event), _reason(event)): event for event in sorted(warnings, key=_when)}
-    # What the scheduler says is what the pod's own line says.
-    told = [event for event in latest.values() if _reason(event) != "FailedScheduling"]
-    for event in told[-SHOWN_EVENTS:]:
+    untold = [event for event in latest.values() if not _is_told(event, facts.obstacles)]
+    for event in untold[-SHOWN_EVENTS:]:
         said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {_reason(event)}: {event.get('note')}"
         yield warn("event", said, "kubectl describe pod shows all of them", Heading.RESOURCE)
 
@@ -123,6 +142,12 @@ def _tell(about: str, verdict: Verdict) -> Finding:
     if verdict.ready or verdict.at_rest:
         return ok(about, said)
     return Finding(Level.FAIL if verdict.stalled else Level.WARN, about, said, see=place(verdict.reason))
+
+
+def _is_told(event: Manifest, obstacles: Obstacles) -> bool:
+    """Whether the pod's own line says it, as it does what the scheduler says."""
+    obstacle = obstacles.get(_pod_of(event))
+    return _reason(event) == "FailedScheduling" or (obstacle is not None and obstacle.note == event.get("note"))
 
 
 def _waiting(observed: Observed) -> set[str]:
