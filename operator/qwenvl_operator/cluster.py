@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -17,6 +15,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from qwenvl_operator.errors import ApiError, StartError
+from qwenvl_operator.kubeconfig import Kubeconfig, is_in_pod
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.naming import FIELD_MANAGER, MANAGED_SELECTOR
 from qwenvl_operator.objects import Kind, Manifest, Ref, ref_of
@@ -27,6 +26,8 @@ APPLY, MERGE_PATCH = "application/apply-patch+yaml", "application/strategic-merg
 LIST_CHUNK = 100
 """A page of a list is in memory as a whole, at the start one of each kind at once."""
 CLUSTER_SCOPED = (Kind.NODE, Kind.NAMESPACE, Kind.RUNTIME_CLASS)
+MISSHAPEN = (AttributeError, KeyError, OSError, TypeError, ValueError)
+"""What kubernetes raises for a kubeconfig in which something else stands than it expects."""
 UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, ConfigException)
 
 
@@ -99,7 +100,12 @@ async def connection() -> Connection:
 @asynccontextmanager
 async def open_client() -> AsyncIterator[ApiClient]:
     """A client of the API server, closed at the end. Raises StartError if there are no credentials."""
-    async with ApiClient(await _configuration()) as client:
+    configuration = await _configuration()
+    try:
+        opened = ApiClient(configuration)
+    except OSError as error:
+        raise StartError(f"the certificates for {configuration.host} cannot be used: {error}") from error
+    async with opened as client:
         client.user_agent = USER_AGENT
         yield client
 
@@ -252,24 +258,22 @@ METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patc
 
 
 async def _configuration() -> Configuration:
-    """KUBECONFIG if it is set, else the pod's service account, else ~/.kube/config; as kubectl does."""
     configuration = Configuration()
-    try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
+    if is_in_pod():
+        try:
             # Re-reads the token's file once a minute from here on.
             load_incluster_config(client_configuration=configuration)
-        else:
-            await load_kube_config(_kubeconfig(), client_configuration=configuration, persist_config=False)
-    except ConfigException as error:
-        raise StartError(f"credentials for the API server cannot be read: {error}") from error
+        except ConfigException as error:
+            raise StartError(f"credentials for the API server cannot be read: {error}") from error
+        return configuration
+    kubeconfig = Kubeconfig.read()
+    try:
+        await load_kube_config(
+            kubeconfig.paths, context=kubeconfig.context, client_configuration=configuration, persist_config=False
+        )
+    except (ConfigException, *MISSHAPEN) as error:
+        raise StartError(f"credentials in {kubeconfig.paths} cannot be read: {error}") from error
     return configuration
-
-
-def _kubeconfig() -> str:
-    paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    if not any(Path(path).is_file() for path in paths.split(os.pathsep)):
-        raise StartError(f"no kubeconfig at {paths}: set KUBECONFIG, or run in a pod with a service account")
-    return paths
 
 
 def _path(ref: Ref) -> str:

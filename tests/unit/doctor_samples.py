@@ -40,10 +40,9 @@ def deployment(available: str = "True", **spec: Any) -> Manifest:
     return {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], **spec}, "status": status}
 
 
-def lease(holder: str = "pod-a", renewed: float = NOW - 1) -> Manifest:
-    return named(
-        "qwenvl-operator", spec={"holderIdentity": holder, "renewTime": timestamp(renewed), "leaseDurationSeconds": 15}
-    )
+def lease(holder: str = "pod-a", renewed: float = NOW - 1, without: str = "") -> Manifest:
+    spec = {"holderIdentity": holder, "renewTime": timestamp(renewed), "leaseDurationSeconds": 15}
+    return named("qwenvl-operator", spec={name: value for name, value in spec.items() if name != without})
 
 
 def operator(**changes: Any) -> OperatorReadings:

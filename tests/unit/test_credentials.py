@@ -6,12 +6,14 @@ import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kubernetes.aio.config import incluster_config
 
-from qwenvl_operator.cluster import _configuration, connection
+from qwenvl_operator.cluster import _configuration, connection, open_client
 from qwenvl_operator.errors import StartError
+from qwenvl_operator.kubeconfig import default_namespace
 
 AUTHORITY = "-----BEGIN CERTIFICATE-----"
 
@@ -40,7 +42,7 @@ def rotate(token_file: Path) -> None:
     token_file.write_text("second")
 
 
-def kubeconfig(folder: Path, token: str = "outside", context: str = "x") -> Path:
+def kubeconfig(folder: Path, token: str = "outside", context: str = "x", **changes: Any) -> Path:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -48,6 +50,7 @@ def kubeconfig(folder: Path, token: str = "outside", context: str = "x") -> Path
         "users": [{"name": "u", "user": {"token": token}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": context,
+        **changes,
     }
     folder.mkdir(exist_ok=True)
     path = folder / "config"
@@ -95,6 +98,74 @@ async def test_a_broken_kubeconfig_is_named(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("KUBECONFIG", str(path))
     with pytest.raises(StartError, match=r"cannot be read: .*gone"):
         await connection()
+
+
+MALFORMED = {
+    "no YAML": ("token: [made-up", "is no YAML: "),
+    "no text": (b"\xff\xfe\x00\xd8", "is no YAML: "),
+    "empty": ("", "no current context"),
+    "a scalar": ("nothing", "is no kubeconfig: "),
+    "a list": ("- a", "is no kubeconfig: "),
+    "contexts of no shape": ("contexts: 3", "is no kubeconfig: contexts: "),
+    "a context without a name": ("contexts: [{context: {}}]", "is no kubeconfig: contexts.0.name: "),
+    "no context": ("{contexts: null, current-context: null}", "no current context"),
+    "a server that is no text": (
+        "{current-context: x, users: null, contexts: [{name: x, context: {cluster: c}}],"
+        " clusters: [{name: c, cluster: {server: 5}}]}",
+        "cannot be read: ",
+    ),
+    "data that is none": (
+        "{current-context: x, users: null, contexts: [{name: x, context: {cluster: c}}],"
+        " clusters: [{name: c, cluster: {server: 'https://a', certificate-authority-data: x}}]}",
+        "cannot be read: ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), MALFORMED.values(), ids=MALFORMED)
+async def test_a_kubeconfig_of_another_shape_is_named(
+    content: str | bytes, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(StartError, match=said) as raised:
+        await connection()
+    assert str(path) in str(raised.value)
+    assert "made-up" not in str(raised.value)
+
+
+async def test_a_certificate_that_is_none_is_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = {"server": "https://10.0.0.2:6443", "certificate-authority-data": "eA=="}
+    path = kubeconfig(tmp_path / "named", clusters=[{"name": "c", "cluster": cluster}])
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(StartError, match=r"certificates for https://10\.0\.0\.2:6443 cannot be used"):
+        async with open_client():
+            pass
+
+
+async def test_of_several_kubeconfigs_the_first_to_say_something_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    users = kubeconfig(tmp_path / "users", token="first", context="", contexts=None, clusters=None)
+    namespaced = [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "ai"}}]
+    first = kubeconfig(tmp_path / "one", token="second", contexts=namespaced)
+    second = kubeconfig(tmp_path / "two", token="third", context="y")
+    files = (empty, tmp_path / "missing", users, first, second)
+    monkeypatch.setenv("KUBECONFIG", ":".join(map(str, files)))
+    assert (await connection()).token == "first"
+    assert default_namespace() == "ai"
+
+
+def test_the_namespace_is_that_of_the_context(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    kubeconfig(tmp_path / ".kube")
+    assert default_namespace() == "default"
+    request.getfixturevalue("token_file")
+    assert default_namespace() == "default", "a pod has no context"
 
 
 async def test_a_token_is_not_shown(token_file: Path) -> None:

@@ -150,6 +150,14 @@ WRONG = {
         cluster(operators=[operator(lease=lease(renewed=NOW - 40))]),
         ["lease: pod-a renewed it last 40 s ago, and it lasts 15 s"],
     ),
+    "lease without a duration": (
+        cluster(operators=[operator(lease=lease(renewed=NOW - 40, without="leaseDurationSeconds"))]),
+        ["lease: pod-a renewed it last 40 s ago, and it lasts 15 s"],
+    ),
+    "lease without a time": (
+        cluster(operators=[operator(lease=lease(without="renewTime"))], resources=[]),
+        ["lease: pod-a has never renewed it, so nobody reconciles"],
+    ),
     "lease of the future": (
         cluster(operators=[operator(lease=lease(renewed=NOW + 600))]),
         ["lease: pod-a renewed it 10 min from now"],

@@ -20,6 +20,7 @@ from qwenvl_operator.doctor.findings import Finding, Level
 from qwenvl_operator.doctor.reader import read_cluster, read_resource
 from qwenvl_operator.doctor.resource_checks import check_resource
 from qwenvl_operator.errors import ApiError, StartError
+from qwenvl_operator.kubeconfig import default_namespace
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.objects import Key
 
@@ -28,7 +29,9 @@ WELL, UNWELL, UNREACHABLE = 0, 1, 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="a QwenVLDeployment; left out: the cluster")
-    parser.add_argument("-n", "--namespace", help="of the resource (default: default), or the only one to look at")
+    parser.add_argument(
+        "-n", "--namespace", help="of the resource (default: the context's), or the only one to look at"
+    )
     parser.add_argument("--operator-namespace", default="", help="where the operator runs (default: looked for)")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
 
@@ -84,7 +87,7 @@ async def _examine(arguments: argparse.Namespace) -> list[Finding]:
         def connect(namespace: str) -> KubernetesCluster:
             return KubernetesCluster(client, metrics, namespaces=(namespace,) if namespace else ())
 
-        namespace = arguments.namespace or ("default" if arguments.name else "")
+        namespace = arguments.namespace or (default_namespace() if arguments.name else "")
         cluster = await read_cluster(
             connect, namespace=namespace, operator_namespace=arguments.operator_namespace, now=time.time()
         )

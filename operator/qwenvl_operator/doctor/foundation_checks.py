@@ -10,6 +10,7 @@ from qwenvl_operator.api import crd
 from qwenvl_operator.api.v1alpha1 import VERSION
 from qwenvl_operator.doctor.findings import Finding, Heading, Level, age, fail, ok, skipped, some, warn
 from qwenvl_operator.doctor.readings import ClusterReadings, OperatorReadings, Unread
+from qwenvl_operator.lease import Timing
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import condition, container, is_unschedulable, parse_time
 
@@ -103,13 +104,14 @@ def check_lease(operator: OperatorReadings, now: float) -> Finding:
     record = (lease or {}).get("spec") or {}
     holder = record.get("holderIdentity")
     if not holder or "renewTime" not in record:
-        return fail(about, "nobody holds it, so nobody reconciles", advice, Heading.OPERATOR)
-    passed, duration = now - parse_time(record["renewTime"]), record["leaseDurationSeconds"]
+        said = f"{holder} has never renewed it" if holder else "nobody holds it"
+        return fail(about, f"{said}, so nobody reconciles", advice, Heading.OPERATOR)
+    passed, duration = now - parse_time(record["renewTime"]), record.get("leaseDurationSeconds", Timing.duration)
     if passed > duration + SKEW:
         said = f"{holder} renewed it last {age(passed)} ago, so nobody reconciles"
         return fail(about, said, advice, Heading.OPERATOR)
     if passed > duration:
-        said = f"{holder} renewed it last {age(passed)} ago, and it lasts {duration} s"
+        said = f"{holder} renewed it last {age(passed)} ago, and it lasts {duration:.0f} s"
         return warn(about, said, "look again in a minute: the operator restarts, or clocks differ", Heading.OPERATOR)
     if passed < -SKEW:
         said = f"{holder} renewed it {age(-passed)} from now"
