@@ -268,7 +268,8 @@ def test_a_crd_of_an_older_release_is_told_by_the_fields_that_it_drops(well: Sce
 def test_without_rights_every_check_is_skipped_and_says_what_it_needs(well: Scene) -> None:
     nobody = well.account("default", well.watched)
     cluster, resource = well.ask(kubeconfig=nobody), well.ask("reports", kubeconfig=nobody)
-    assert cluster.code == resource.code == 0
+    assert cluster.code == resource.code == 2
+    assert "nothing could be checked: needs: get customresourcedefinitions" in cluster.error
     assert "operator: needs: list deployments " + well.home in cluster.skipped()
     assert "resource: needs: get qwenvldeployments " + well.watched + "/reports" in resource.skipped()
     assert [*cluster.wrong(), *resource.wrong()] == []

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from typing import Any
+
+import pytest
+
+from qwenvl_operator.doctor import command
 from qwenvl_operator.doctor.command import describe
-from qwenvl_operator.doctor.findings import Heading, fail, ok, warn
+from qwenvl_operator.doctor.findings import Finding, Heading, fail, ok, skipped, warn
+from qwenvl_operator.doctor.readings import Unread
 
 FINDINGS = [
     ok("API server", "v1.34.4"),
@@ -33,3 +41,29 @@ def test_on_a_terminal_a_long_line_goes_on_below_its_beginning() -> None:
         "                    -> correct it;",
     ]
     assert all(len(line) <= 50 or " " not in line.strip() for line in lines)
+
+
+NODES, PODS = (skipped(about, Unread(f"needs: list {about}")) for about in ("nodes", "pods"))
+CODES = {
+    "well": ([FINDINGS[0], ok("CRD", "is there"), NODES], 0),
+    "a warning": ([FINDINGS[0], FINDINGS[2]], 0),
+    "a failure": (FINDINGS, 1),
+    "too old, and nothing else seen": ([fail("API server", "is v1.29", "upgrade", Heading.API_SERVER), NODES], 1),
+    "nothing seen": ([FINDINGS[0], NODES, PODS, NODES], 2),
+}
+
+
+@pytest.mark.parametrize(("findings", "code"), CODES.values(), ids=CODES)
+def test_the_exit_code_says_whether_a_check_failed_or_none_was_made(
+    findings: list[Finding], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def examine(_: Any) -> list[Finding]:
+        return findings
+
+    monkeypatch.setattr(command, "_examine", examine)
+    assert command.run(argparse.Namespace(output="json")) == code
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == len(findings)
+    assert printed.err == (
+        "error: nothing could be checked: needs: list nodes; needs: list pods\n" if code == 2 else ""
+    )

@@ -24,7 +24,7 @@ from qwenvl_operator.kubeconfig import default_namespace
 from qwenvl_operator.metrics import Metrics
 from qwenvl_operator.objects import Key
 
-WELL, UNWELL, UNREACHABLE = 0, 1, 2
+WELL, UNWELL, UNKNOWN = 0, 1, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0: no check failed; 1: one did; 2: the cluster cannot be reached."""
+    """0: no check failed; 1: one did; 2: the API server cannot be asked, or answers no more than its version."""
     try:
         findings = asyncio.run(_examine(arguments))
     except (StartError, ApiError) as error:
         print(f"error: the API server cannot be asked: {error}", file=sys.stderr)
-        return UNREACHABLE
+        return UNKNOWN
     if arguments.output == "json":
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print("\n".join(describe(findings, width)))
-    return UNWELL if any(finding.level is Level.FAIL for finding in findings) else WELL
+    if any(finding.level is Level.FAIL for finding in findings):
+        return UNWELL
+    _, *others = findings
+    if all(finding.level is Level.SKIPPED for finding in others):
+        lacking = "; ".join(dict.fromkeys(finding.said for finding in others))
+        print(f"error: nothing could be checked: {lacking}", file=sys.stderr)
+        return UNKNOWN
+    return WELL
 
 
 def describe(findings: list[Finding], width: int | None = None) -> Iterator[str]:
