@@ -336,6 +336,28 @@ def test_a_pod_that_serves_tells_where_and_how_it_ended_before() -> None:
     assert "ENGINE_DIED: no kernel" in finding.said
 
 
+LEAVING = {
+    "deleted": ({}, True, "reports-0 is ending"),
+    "evicted": (
+        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."},
+        False,
+        "reports-0 has ended, and holds nothing any more: Evicted: The node was low on memory.",
+    ),
+    "succeeded": ({"phase": "Succeeded"}, False, "reports-0 has ended, and holds nothing any more: Succeeded"),
+    "failed, and deleted": ({"phase": "Failed"}, True, "reports-0 is ending"),
+}
+
+
+@pytest.mark.parametrize(("status", "deleted", "said"), LEAVING.values(), ids=LEAVING)
+def test_a_pod_is_ending_only_if_somebody_takes_it_away(status: dict[str, str], deleted: bool, said: str) -> None:
+    gone = pod(CR, "reports-0", status=status)
+    if deleted:
+        gone["metadata"]["deletionTimestamp"] = STARTED
+    findings = examine(own(gone, pod(CR, ready=True, gate=True)))
+    assert failures(findings) == []
+    assert said in [finding.said for finding in findings if finding.about == "pod"]
+
+
 def test_what_may_not_be_read_is_skipped_and_its_right_named() -> None:
     spec = {"hardware": {"runtimeClassName": "nvidia"}}
     hidden = replace(of_spec(pod(CR), **spec), claims=FORBIDDEN, quotas=FORBIDDEN, events=FORBIDDEN)

@@ -18,7 +18,7 @@ from qwenvl_operator.observed import Observed
 from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.plan import refuse_foreign
 from qwenvl_operator.pod_verdict import judge_pod
-from qwenvl_operator.pods import container, is_ending, is_ready, parse_time
+from qwenvl_operator.pods import container, is_ending, is_left_behind, is_ready, parse_time
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import find_condition
 from qwenvl_operator.verdict import judge
@@ -111,6 +111,10 @@ def _knows_more(case: Case, pod: Manifest, verdict: Verdict) -> bool:
 def _check_pod(pod: Manifest, facts: Facts) -> Finding:
     """A pod that there is nothing to judge about."""
     name, state = pod["metadata"]["name"], container(pod)
+    if is_left_behind(pod):
+        status = pod["status"]
+        why = ": ".join(filter(None, (status.get("reason", status["phase"]), status.get("message"))))
+        return ok("pod", f"{name} has ended, and holds nothing any more: {why}")
     if is_ending(pod):
         return ok("pod", f"{name} is ending")
     lasts = "" if state.running_since is None else f" for {age(facts.now - state.running_since)}"
