@@ -289,6 +289,12 @@ def test_the_rights_that_are_asked_about_are_those_that_the_chart_grants(mode: s
     )
 
 
+def test_the_page_shows_how_many_rights_an_operator_of_the_whole_cluster_needs() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    [finding] = [finding for finding in check_cluster(cluster()) if finding.about == "rights"]
+    assert f"ok      rights         {finding.said}\n" in page
+
+
 def test_the_oldest_kubernetes_is_the_one_that_the_chart_asks_for() -> None:
     chart = yaml.safe_load((ROOT / "charts/qwenvl-operator/Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={'.'.join(map(str, OLDEST))}.0-0"
