@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from qwenvl_operator.api import reference
 from qwenvl_operator.api.v1alpha1 import QwenVLDeploymentSpec
 from qwenvl_operator.doctor.findings import Heading
+from qwenvl_operator.metrics import Metrics as OperatorMetrics
 from qwenvl_operator.reasons import Reason
-from qwenvl_runtime import metrics as runtime_metrics
+from qwenvl_runtime.boot import Boot
+from qwenvl_runtime.metrics import Metrics as RuntimeMetrics
 from qwenvl_runtime.server import ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +62,31 @@ def test_every_exit_code_is_explained(code: ExitCode) -> None:
     assert f"\n| {int(code)} | " in read("docs/concepts.md")
 
 
-def test_every_metric_is_explained() -> None:
-    page = read("docs/operations.md")
-    sources = [ROOT / "operator/qwenvl_operator/metrics.py", ROOT / "runtime/qwenvl_runtime/metrics.py"]
-    text = "".join(source.read_text() for source in sources).replace("{PREFIX}", runtime_metrics.PREFIX)
-    names = set(re.findall(r"\"(qwenvl_(?:operator|runtime)_\w+)\"", text))
-    assert len(names) > 10
-    assert not {name for name in names if f"`{name}" not in page}
+def exposed() -> set[str]:
+    """The metrics on the operator's page and on the runtime's."""
+    runtime = RuntimeMetrics(Boot("r"), in_flight=lambda: 0, tokens=lambda: 0)
+    page = generate_latest(OperatorMetrics().registry) + runtime.render()
+    names = re.findall(r"^# TYPE (qwenvl_\w+) ", page.decode(), flags=re.MULTILINE)
+    return {name for name in names if not name.endswith("_created")}
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    explained = re.findall(r"^\| `(qwenvl_\w+)", read("docs/operations.md"), flags=re.MULTILINE)
+    assert sorted(explained) == sorted(exposed())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_metric_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"\bqwenvl_(?:operator|runtime)_\w+", page.read_text()))
+    histograms = {f"{name}_{part}" for name in exposed() for part in ("sum", "count", "bucket")}
+    assert not named - exposed() - histograms
+
+
+def test_an_alert_stands_with_its_duration_beside_its_expression() -> None:
+    [text] = re.findall(r"^```yaml\n(groups:.*?)^```", read("docs/operations.md"), flags=re.MULTILINE | re.DOTALL)
+    [group] = yaml.safe_load(text)["groups"]
+    assert all(rule.keys() == {"alert", "expr", "for"} for rule in group["rules"])
+    assert not [rule["alert"] for rule in group["rules"] if re.search(r"\bfor\b", rule["expr"])]
 
 
 @pytest.mark.parametrize(("page", "target"), list(links()), ids=str)
