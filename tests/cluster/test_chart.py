@@ -264,6 +264,20 @@ def test_the_lease_is_the_only_one_that_the_operator_may_touch(cluster: Cluster)
     assert not may(cluster, "update", lease, NAMESPACE, "somebody-elses")
 
 
+@pytest.mark.parametrize(
+    ("release", "service"),
+    [
+        ("a.b", "a-b-qwenvl-operator-metrics"),
+        ("2nd", "qwenvl-2nd-qwenvl-operator-metrics"),
+        ("2" * 53, "qwenvl-" + "2" * 48 + "-metrics"),
+        ("n" * 53, "n" * 53 + "-q-metrics"),
+    ],
+)
+def test_whatever_a_release_is_called_its_service_has_a_name_that_services_may_have(release: str, service: str) -> None:
+    rendered = render("--show-only=templates/metrics-service.yaml", release=release)
+    assert yaml.safe_load(rendered)["metadata"]["name"] == service
+
+
 def test_a_long_name_is_cut_so_that_every_object_has_a_name_that_fits() -> None:
     (service,) = of_kind("Service", f"--set=fullnameOverride={'n' * 70}")
     assert service["metadata"]["name"] == "n" * 55 + "-metrics"

@@ -24,10 +24,10 @@ metadata:
 _OF_HELM = ("# Source:", "helm.sh/chart:", "app.kubernetes.io/managed-by:")
 
 
-def render(*arguments: str) -> str:
+def render(*arguments: str, release: str = "qwenvl-operator") -> str:
     """The chart's manifests with some of its values; raises CommandError with what Helm says."""
     version = f"--kube-version={kubernetes_version()}"
-    return run(tool("helm"), "template", "qwenvl-operator", CHART, f"--namespace={NAMESPACE}", version, *arguments)
+    return run(tool("helm"), "template", release, CHART, f"--namespace={NAMESPACE}", version, *arguments)
 
 
 def plain_manifests() -> str:
