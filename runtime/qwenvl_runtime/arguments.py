@@ -70,6 +70,7 @@ UNSAFE = {
     "--scheduler-cls": "loads foreign code",
     "--tool-parser-plugin": "loads foreign code",
     "--tool-server": "lets the model run code",
+    "--tool-strict-level": "makes a grammar of every tool, whatever it costs",
     "--trust-remote-code": "runs code that comes with the weights",
     "--trust-request-chat-template": "requests could exhaust the engine",
     "--trust-request-mm-kwargs": "requests could lift the limits on media",
