@@ -227,7 +227,7 @@ def test_a_write_that_fails_for_a_while_is_made_later_although_nothing_happens(r
     assert len(rig.proxy.calls(to(verb="patch", resource=resource, name=name))) == 3
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_killed_at_any_call_it_ends_the_work_when_it_is_started_again(rig: Rig) -> None:
     before = len(rig.proxy.calls(is_of_reconcile))
     rig.apply("clean", **ALIKE)
