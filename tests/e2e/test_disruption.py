@@ -197,7 +197,8 @@ def test_a_node_that_falls_silent_and_comes_back_holds_one_replica(lone: Install
         # What Kubernetes does after five minutes.
         lone.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false", "--grace-period=1")
         wait_until(lambda: len(lone.pods(LONE)) == 2, 30)
-        lone.wait_reason(LONE, "Unschedulable")
+        lone.wait_reason(LONE, "WaitingForGPU")
+        assert "node.kubernetes.io/unreachable" in lone.condition(LONE, "Ready")["message"]
         assert lone.get(LONE)["status"]["replicas"] == 1
     lone.wait_ready(LONE)
     (new,) = lone.pods(LONE)

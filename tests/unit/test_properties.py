@@ -36,9 +36,8 @@ from qwenvl_runtime.config import EngineReport, SnapshotReport, WarmupReport
 DIGEST = f"sha256:{'0' * 64}"
 SOURCE = {"persistentVolumeClaim": {"claimName": "weights"}}
 SPECS = st.fixed_dictionaries(
-    {},
+    {"model": st.sampled_from([{"source": SOURCE}, {"source": SOURCE, "manifestDigest": DIGEST}])},
     optional={
-        "model": st.just({"source": SOURCE, "manifestDigest": DIGEST}),
         "hardware": st.just({"accelerator": {"model": "H200"}}),
         "replicas": st.integers(0, 3),
         "suspend": st.booleans(),
@@ -78,24 +77,32 @@ PODS = st.lists(
     ),
     max_size=4,
 )
-SNAPSHOTS = st.builds(
-    SnapshotReport,
-    digest=st.sampled_from([DIGEST, DIGEST, f"sha256:{'1' * 64}"]),
-    bytes_total=st.just(4_000_000_000),
-    bytes_done=st.integers(0, 4_000_000_000),
-    verified_at=st.none() | st.integers(0, 3600).map(lambda ago: NOW - ago),
+SNAPSHOTS = st.sampled_from(
+    [
+        SnapshotReport(digest=digest, bytes_total=4_000_000_000, bytes_done=done, verified_at=verified_at)
+        for digest, done, verified_at in (
+            (DIGEST, 4_000_000_000, NOW - 10),
+            (DIGEST, 0, NOW - 3600),
+            (DIGEST, 1_000_000_000, None),
+            (f"sha256:{'1' * 64}", 4_000_000_000, NOW - 10),
+        )
+    ]
 )
-ENGINES = st.builds(
-    EngineReport,
-    kv_cache_tokens=st.none() | st.integers(0, 3_000_000),
-    attention_backend=st.sampled_from(["", "FLASH_ATTN", "FLASHINFER"]),
-    cuda_graphs=st.booleans(),
-    compiled=st.booleans(),
+ENGINES = st.sampled_from(
+    [
+        EngineReport(kv_cache_tokens=tokens, attention_backend=backend, cuda_graphs=graphs, compiled=compiled)
+        for tokens in (None, 1_000, 1_000_000)
+        for backend in ("", "FLASH_ATTN")
+        for graphs, compiled in ((True, True), (True, False), (False, False))
+    ]
 )
-OBSTACLES = st.builds(
-    Obstacle, st.sampled_from([Reason.VOLUME_UNAVAILABLE, Reason.CONTAINER_REFUSED]), st.just("because")
+READ = st.none() | st.fixed_dictionaries({"engine": st.none() | ENGINES, "snapshot": st.none() | SNAPSHOTS})
+OBSTACLES = st.sampled_from([Obstacle(Reason.VOLUME_UNAVAILABLE, "because"), Obstacle(Reason.CONTAINER_REFUSED, "no")])
+SAID = st.none() | st.just("unreadable") | SNAPSHOTS | OBSTACLES
+"""What more is known of one pod."""
+PROBLEMS = st.sampled_from(
+    [Verdict(reason, "because", stalled=stalled) for reason in Reason for stalled in (True, False)]
 )
-PROBLEMS = st.builds(Verdict, st.sampled_from(Reason), st.just("because"), stalled=st.booleans())
 EDITS: tuple[Callable[[Manifest], object], ...] = (
     lambda child: child["metadata"].update(annotations={}),
     lambda child: child["metadata"]["labels"].pop("app.kubernetes.io/name"),
@@ -185,17 +192,17 @@ def situations(draw: st.DrawFn) -> Situation:
     complete = {"updatedReplicas": cr.replicas, "replicas": cr.replicas}
     deployed = live_children(cr, **draw(st.just(complete) | DEPLOYMENTS))
     seen = observed(cr_manifest(**spec), *pods, children=draw(st.sampled_from([deployed, deployed, {}])))
-    read = st.builds(report, st.just(cr), engine=ENGINES | st.none(), snapshot=SNAPSHOTS | SNAPSHOTS | st.none())
-    newest = draw(read | read | st.none())
-    names = st.sampled_from([item["metadata"]["name"] for item in pods] or ["gone"])
+    read = draw(READ)
+    newest = report(cr, **read) if read is not None else None
+    said = {item["metadata"]["name"]: draw(SAID) for item in pods}
     facts = Facts(
         cr=cr,
         observed=seen,
-        now=NOW + draw(st.sampled_from([0, 600])),
-        unreadable=draw(st.dictionaries(names, st.just("no answer."))),
-        progress=draw(st.dictionaries(names, SNAPSHOTS)),
-        obstacles=draw(st.dictionaries(names, OBSTACLES)),
-        offers=draw(st.sampled_from(["", "In all, free or not, there are 8 on node node-a."])),
+        now=draw(st.sampled_from([NOW, NOW + 600])),
+        unreadable={name: "no answer." for name, what in said.items() if what == "unreadable"},
+        progress={name: what for name, what in said.items() if isinstance(what, SnapshotReport)},
+        obstacles={name: what for name, what in said.items() if isinstance(what, Obstacle)},
+        offers="In all, free or not, there are 8 on node node-a.",
         fit=derive_fit(cr.spec, newest.engine if newest else None, None),
     )
     return Situation(facts, newest)
