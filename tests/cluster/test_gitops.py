@@ -201,12 +201,14 @@ def policy(cluster: Cluster, namespace: str, expression: str) -> Iterator[None]:
         {**group, "kind": "MutatingAdmissionPolicy", "spec": changes},
         {**group, "kind": "MutatingAdmissionPolicyBinding", "spec": binding},
     )
-    tried = ("patch", DEPLOYMENT, f"-n={namespace}", "--dry-run=server", '--patch={"spec":{"replicas":7}}', "-o=json")
+    without = {"spec": {"template": {"spec": {"containers": [{"name": "runtime", "env": None}]}}}}
+    tried = ("patch", DEPLOYMENT, f"-n={namespace}", "--dry-run=server", f"--patch={json.dumps(without)}", "-o=json")
     try:
         eventually(lambda: "HTTPS_PROXY" in cluster.kubectl(*tried), "the policy is at work")
         yield
     finally:
         cluster.kubectl("delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", namespace)
+        eventually(lambda: "HTTPS_PROXY" not in cluster.kubectl(*tried), "the policy is no longer at work")
 
 
 def writes_of_deployment(installed: Installed) -> list[dict[str, Any]]:
