@@ -20,7 +20,7 @@ from harness.progress import step
 from harness.vllm_process import CONFIG, START_S
 from qwenvl_runtime.config import WarmupConfig
 
-_ROUNDS = 200
+_ROUNDS = 60
 _STREAMS = CONFIG.engine.max_num_seqs
 _TOKENS = 64
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
