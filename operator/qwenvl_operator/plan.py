@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ def make_plan(
         apply=tuple(
             manifest
             for ref, manifest in wanted.items()
-            if ref not in observed.children or differs(manifest, observed.children[ref], injected.get(ref))
+            if ref not in observed.children or differs(manifest, observed.children[ref], injected.get(ref, frozenset()))
         ),
         prune=tuple(
             child
@@ -151,9 +151,9 @@ def find_additions(live: Manifest, desired: Manifest) -> frozenset[Path]:
     return frozenset(found.path for found in differences(live, desired) if found.is_addition)
 
 
-def differs(desired: Manifest, live: Manifest, injected: frozenset[Path] | None = None) -> bool:
+def differs(desired: Manifest, live: Manifest, injected: Set[Path] = frozenset()) -> bool:
     """Whether a child is to be applied: it lacks something that we want, or has what we do not."""
     annotations = live["metadata"].get("annotations") or {}
     if annotations.get(APPLIED_HASH) != desired["metadata"]["annotations"][APPLIED_HASH]:
         return True
-    return any(not found.is_addition or found.path not in (injected or ()) for found in differences(live, desired))
+    return any(not found.is_addition or found.path not in injected for found in differences(live, desired))

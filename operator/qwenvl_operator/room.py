@@ -11,7 +11,7 @@ from qwenvl_operator.api.v1alpha1 import Toleration
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.naming import owner_key
 from qwenvl_operator.objects import Manifest
-from qwenvl_operator.pods import has_ended
+from qwenvl_operator.pods import has_ended, is_unschedulable
 
 _NAMED_NODES = 3
 
@@ -39,6 +39,11 @@ def free_room(cr: CustomResource, nodes: Iterable[Manifest], pods: Iterable[Mani
     """
     demand, held = demand_of(cr), held_on_nodes(pods)
     return sum(_fits(demand, free_on(node, held, demand)) for node in nodes if is_eligible(cr, node))
+
+
+def is_asked_for(cr: CustomResource, pods: Iterable[Manifest]) -> bool:
+    """Whether a pod of the CR may be waiting for an accelerator."""
+    return not cr.on_cpu and any(map(is_unschedulable, pods))
 
 
 def describe_offers(cr: CustomResource, nodes: Iterable[Manifest]) -> str:

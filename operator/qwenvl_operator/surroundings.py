@@ -10,8 +10,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Kind, Manifest
 from qwenvl_operator.obstacles import Obstacle, Obstacles, find_obstacle, has_waited
-from qwenvl_operator.pods import is_unschedulable
-from qwenvl_operator.room import Room, describe_offers, find_room
+from qwenvl_operator.room import Room, describe_offers, find_room, is_asked_for
 from qwenvl_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Surroundings:
 
     async def describe_offers(self, cr: CustomResource, pods: Iterable[Manifest]) -> str:
         """Where GPUs are, if one of the CR's pods waits for one; empty where nobody asks or nobody knows."""
-        if cr.on_cpu or not any(map(is_unschedulable, pods)):
+        if not is_asked_for(cr, pods):
             return ""
         nodes = await self._list(Kind.NODE)
         return "" if nodes is None else describe_offers(cr, nodes)

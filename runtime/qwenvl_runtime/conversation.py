@@ -8,7 +8,7 @@ from typing import Any
 
 from qwenvl_runtime.control_tokens import LETTERS, disarm, disarm_run
 from qwenvl_runtime.errors import bad_field
-from qwenvl_runtime.fields import anything, check_fields, fields, items, join, mapping, one_of, text
+from qwenvl_runtime.fields import anything, check_fields, fields, items, join, mapping, one_of, string, text
 from qwenvl_runtime.json_text import can_be_read
 from qwenvl_runtime.media import MediaCheck
 
@@ -165,6 +165,5 @@ def _write_out(escape: re.Match[str]) -> str:
 
 
 def _need_text(param: str, value: Any) -> str:
-    if type(value) is not str:
-        raise bad_field("invalid_value", param, "must be a string")
-    return value
+    string(param, value)
+    return str(value)

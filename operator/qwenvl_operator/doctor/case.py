@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings, Unread
@@ -12,8 +13,8 @@ from qwenvl_operator.fitness import derive_fit
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Observed, Store
 from qwenvl_operator.obstacles import Obstacles, awaited_pods, find_obstacle, has_waited
-from qwenvl_operator.pods import is_scheduled, is_unschedulable
-from qwenvl_operator.room import describe_offers
+from qwenvl_operator.pods import is_scheduled
+from qwenvl_operator.room import describe_offers, is_asked_for
 from qwenvl_operator.status import known_fit
 from qwenvl_operator.verdict import living_pods
 
@@ -33,7 +34,7 @@ class Case:
         """Raises InvalidSpec."""
         return cls(CustomResource.parse(own.cr), cluster, own, _observe(own))
 
-    @property
+    @cached_property
     def facts(self) -> Facts | Unread:
         """What a verdict is made of, but for what pods say of themselves, which is not asked from here.
 
@@ -74,9 +75,7 @@ class Case:
 
     def _describe_offers(self, pods: Iterable[Manifest]) -> str:
         nodes = self.cluster.nodes
-        if isinstance(nodes, Unread) or self.cr.on_cpu or not any(map(is_unschedulable, pods)):
-            return ""
-        return describe_offers(self.cr, nodes)
+        return describe_offers(self.cr, nodes) if not isinstance(nodes, Unread) and is_asked_for(self.cr, pods) else ""
 
     def _living(self) -> list[Manifest]:
         return [] if isinstance(self.observed, Unread) else living_pods(self.observed)
