@@ -1,4 +1,4 @@
-"""Kubernetes Events: what happened to a CR, for `kubectl describe` and `kubectl get events`. Pure."""
+"""Kubernetes Events: what happened to a CR, for `kubectl describe` and `kubectl get events`; how old one is. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from qwenvl_operator.naming import FIELD_MANAGER
 from qwenvl_operator.objects import Kind, Manifest
+from qwenvl_operator.pods import parse_time
 
 MAX_NOTE_BYTES = 1024
 MAX_INSTANCE_LENGTH = 128
@@ -44,6 +45,14 @@ def build_event(cr: Manifest, event_type: str, reason: str, note: str, *, now: f
         "reportingController": FIELD_MANAGER,
         "reportingInstance": instance[:MAX_INSTANCE_LENGTH],
     }
+
+
+def last_seen(event: Manifest) -> float:
+    """Unix time at which anybody's Event happened last: the API has had three fields for it, and recorders use all."""
+    series: Manifest = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
+    made = parse_time(event["metadata"]["creationTimestamp"])
+    return max((parse_time(time) for time in times if time), default=made)
 
 
 def _shorten(note: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qwenvl_operator.custom_resource import CustomResource
+from qwenvl_operator.events import last_seen
 from qwenvl_operator.objects import Manifest
 from qwenvl_operator.pods import PREPARING, condition, container, is_ending, is_scheduled, parse_time, revision_of
 from qwenvl_operator.reasons import Reason
@@ -55,7 +56,7 @@ def find_obstacle(events: Iterable[Manifest]) -> Obstacle | None:
     """The newest Event counts of those who prepare the container: what was in the way before a pull began is no longer,
     and what anybody else says of the pod changes nothing."""
     theirs = [event for event in events if _recorder(event) in _RECORDERS]
-    newest = max(theirs, key=lambda event: (_time(event), event.get("type") == "Warning"), default={})
+    newest = max(theirs, key=lambda event: (last_seen(event), event.get("type") == "Warning"), default={})
     reason = _REASONS.get(newest.get("reason", ""))
     return Obstacle(reason, newest.get("note", "")) if reason else None
 
@@ -64,10 +65,3 @@ def _recorder(event: Manifest) -> str:
     """Who says so, in the two places that the API has for it."""
     source: Manifest = event.get("deprecatedSource") or {}
     return str(event.get("reportingController") or source.get("component", ""))
-
-
-def _time(event: Manifest) -> float:
-    """Unix time at which the Event was seen last, in the three forms that its recorders have had."""
-    series: Manifest = event.get("series") or {}
-    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
-    return max((parse_time(time) for time in times if time), default=0.0)

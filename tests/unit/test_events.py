@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenvl_operator.events import build_event
+from qwenvl_operator.events import build_event, last_seen
 from qwenvl_operator.objects import Manifest
 
 CR: Manifest = {
@@ -64,3 +64,18 @@ def test_a_note_of_the_full_length_is_kept() -> None:
 
 def test_a_long_instance_name_is_cut() -> None:
     assert len(event(instance="p" * 300)["reportingInstance"]) == 128
+
+
+@pytest.mark.parametrize(
+    ("times", "second"),
+    [
+        ({"deprecatedLastTimestamp": "2027-01-15T08:00:09Z", "eventTime": None}, 9),
+        ({"eventTime": "2027-01-15T08:00:05.000000Z", "series": {"lastObservedTime": "2027-01-15T08:00:20Z"}}, 20),
+        ({"eventTime": "2027-01-15T08:00:20Z", "deprecatedLastTimestamp": "2027-01-15T08:00:09Z"}, 20),
+        ({"deprecatedLastTimestamp": None, "eventTime": None, "series": None}, 1),
+    ],
+    ids=["old", "series", "both", "none"],
+)
+def test_an_event_is_as_old_as_the_newest_of_its_times(times: Manifest, second: int) -> None:
+    seen = last_seen({"metadata": {"creationTimestamp": "2027-01-15T08:00:01Z"}, **times})
+    assert seen == 1_800_000_000 + second

@@ -17,7 +17,7 @@ CR = custom_resource()
 def event(reason: str, second: int, kind: str = "Warning", **changes: Any) -> Manifest:
     time = f"2027-01-15T08:00:{second:02}Z"
     said = {"type": kind, "reason": reason, "note": f"{reason} at {second}", "deprecatedLastTimestamp": time}
-    return {**said, "reportingController": "kubelet", **changes}
+    return {"metadata": {"creationTimestamp": time}, **said, "reportingController": "kubelet", **changes}
 
 
 @pytest.mark.parametrize(

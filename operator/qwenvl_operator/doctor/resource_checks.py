@@ -12,13 +12,14 @@ from qwenvl_operator.doctor.needs_checks import check_needs
 from qwenvl_operator.doctor.readings import ClusterReadings, ResourceReadings, Unread
 from qwenvl_operator.doctor.room_checks import check_quotas, check_room
 from qwenvl_operator.errors import InvalidSpec, Waiting
+from qwenvl_operator.events import last_seen
 from qwenvl_operator.facts import Facts, Verdict
 from qwenvl_operator.objects import Key, Manifest, ref_of
 from qwenvl_operator.observed import Observed
 from qwenvl_operator.obstacles import Obstacles
 from qwenvl_operator.plan import refuse_foreign
 from qwenvl_operator.pod_verdict import judge_pod
-from qwenvl_operator.pods import container, is_ending, is_left_behind, is_ready, parse_time
+from qwenvl_operator.pods import container, is_ending, is_left_behind, is_ready
 from qwenvl_operator.reasons import Reason
 from qwenvl_operator.status import find_condition
 from qwenvl_operator.verdict import judge
@@ -134,10 +135,11 @@ def check_events(case: Case) -> Iterator[Finding]:
         yield skipped("events", case.own.events)
         return
     warnings = [event for event in case.own.events if event.get("type") == "Warning" and _pod_of(event) in waiting]
-    latest = {(_pod_of(event), _reason(event)): event for event in sorted(warnings, key=_when)}
+    latest = {(_pod_of(event), _reason(event)): event for event in sorted(warnings, key=last_seen)}
     untold = [event for event in latest.values() if not _is_told(event, facts.obstacles)]
     for event in untold[-SHOWN_EVENTS:]:
-        said = f"{_pod_of(event)}, {age(case.cluster.now - _when(event))} ago, {_reason(event)}: {event.get('note')}"
+        passed = age(case.cluster.now - last_seen(event))
+        said = f"{_pod_of(event)}, {passed} ago, {_reason(event)}: {event.get('note')}"
         yield warn("event", said, "kubectl describe pod shows all of them", Heading.RESOURCE)
 
 
@@ -166,10 +168,3 @@ def _pod_of(event: Manifest) -> str:
 def _reason(event: Manifest) -> str:
     """What the Event is about in one word, which the older API does not ask for."""
     return str(event.get("reason") or "Warning")
-
-
-def _when(event: Manifest) -> float:
-    """When it happened last; the kubelet still writes the fields of the older API."""
-    series = event.get("series") or {}
-    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
-    return parse_time(next(filter(None, times), event["metadata"]["creationTimestamp"]))
