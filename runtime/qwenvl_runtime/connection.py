@@ -62,7 +62,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do without being of their class.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=self._limits.write_bytes)
+        # Without room in its buffer uvloop sends at once, not when it has nothing else to do, so that what follows an
+        # answer (its line in the log) does not hold it up. A client that anything has to wait for is slow.
+        self._transport.set_write_buffer_limits(high=0)
         self.deadline = self._front.now() + self._limits.head_seconds
         self._front.add(self)
 

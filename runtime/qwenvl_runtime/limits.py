@@ -18,8 +18,6 @@ class Limits:
     headers: int = 100
     ahead_bytes: int = 64 << 10
     """Bytes of further requests that are taken while one is being answered."""
-    write_bytes: int = 64 << 10
-    """Bytes of an answer that wait for a slow client before the engine's side is paused."""
     head_seconds: float = 10.0
     body_seconds: float = 10.0
     body_rate: int = 256 << 10

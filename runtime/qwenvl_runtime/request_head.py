@@ -1,22 +1,26 @@
 """The head of a client's request, read strictly, and the request that the engine gets in its place.
 
-httptools reads the tokens; where a message ends is decided here, so that no two parsers can disagree about it.
+A head is whole when it is read here, so that one pattern tells whether it is sound, as RFC 9112 has it: no folded line,
+no space before a colon, no line that ends otherwise than with CR LF.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-
-import httptools
 
 from qwenvl_runtime.errors import RequestError, bad_request
 
 # What the engine is told of a client's headers. Everything else (cookies, credentials, forwarding) stops here.
 PASSED_REQUEST_HEADERS = (b"content-type", b"accept", b"traceparent", b"tracestate")
-_PIECES, _PIECE_BYTES = 4096, 32
-"""Chunks that a body may have, and bytes for each further one: each costs some time."""
+_FIRST_LINE = re.compile(rb"([A-Z][A-Z-]*+) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n")
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)*+\r\n")
+_VERSIONS = (b"1.1", b"1.0")
+_BLANKS = b" \t"
 _FORBIDDEN_TWICE = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_LENGTH_DIGITS = 18
 
 
 @dataclass(slots=True)
@@ -24,119 +28,60 @@ class RequestHead:
     method: str
     path: str
     headers: dict[bytes, bytes]
+    """By their names in small letters; of one that was given twice the last."""
     version: str
     keep_alive: bool
     body_length: int | None
     """None when the body is chunked."""
 
 
-class RequestReader:
-    """Reads one request's head and, if that is chunked, its body."""
+def read_request_head(raw: bytes, max_headers: int) -> RequestHead:
+    """`raw` goes up to the empty line and holds it. Raises RequestError for what is malformed or ambiguous."""
+    first = _FIRST_LINE.match(raw)
+    if first is None or _LINES.fullmatch(raw, first.end()) is None:
+        raise bad_request("The request's head is not well-formed HTTP.")
+    method, target, version = first.groups()
+    if version not in _VERSIONS:
+        raise RequestError(HTTPStatus.BAD_REQUEST, "http_version", "Use HTTP/1.1.")
+    lines = raw[first.end() : -2].splitlines()
+    if len(lines) > max_headers:
+        message = f"The request has {len(lines)} headers; at most {max_headers} headers are taken."
+        raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", message)
+    headers, options = _read_headers(lines)
+    if b"host" not in headers and version == b"1.1":
+        raise bad_request("Host is missing.")
+    upgrade = (b"upgrade" in headers and b"upgrade" in options) or method == b"CONNECT"
+    length = _read_body_length(headers, version)
+    if length is None and upgrade:
+        raise bad_request("A chunked body cannot be upgraded.")
+    kept = b"close" not in options if version == b"1.1" else b"keep-alive" in options
+    return RequestHead(method.decode(), _read_path(target), headers, version.decode(), kept and not upgrade, length)
 
-    def __init__(self, head: bytes, max_headers: int) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-        self._target = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._count = 0
-        self._ambiguous = False
-        self._begun = 0
-        self._head_complete = False
-        self.complete = False
-        self.trailing = False
-        """Bytes after the chunked body: the next request, whose beginning is lost."""
-        self.body = bytearray()
-        self.wire_size = 0
-        """Bytes of a chunked body as they came, with its framing."""
-        self._pieces = 0
-        self._keep_alive = False
-        upgrade = self._feed(head)
-        if not self._head_complete or self._begun > 1 or self.body:
-            raise bad_request("The request's head is malformed.")
-        if self._count > max_headers:
-            message = f"The request has {self._count} headers; at most {max_headers} headers are taken."
-            raise RequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", message)
-        self.head = self._build_head(upgrade)
-        if self.head.body_length is not None:
-            del self._parser  # which refers to this reader: without it, no garbage is left to be collected
 
-    def feed_body(self, data: bytes) -> None:
-        self._feed(data)
-        if self._begun > 1:
-            self.trailing = True
-        self.wire_size += len(data)
-        if self._pieces > _PIECES + len(self.body) // _PIECE_BYTES:
-            raise bad_request("The body comes in too many chunks that are too small.")
-
-    def on_message_begin(self) -> None:
-        self._begun += 1
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_complete:
-            return  # a trailer
-        name = name.lower()
-        self._count += 1
-        headers = self._headers
+def _read_headers(lines: list[bytes]) -> tuple[dict[bytes, bytes], Sequence[bytes]]:
+    """The headers, and the options of all that are called Connection."""
+    headers: dict[bytes, bytes] = {}
+    options: Sequence[bytes] = ()
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(_BLANKS)
         if name in headers and name in _FORBIDDEN_TWICE:
-            self._ambiguous = True
+            raise bad_request("Host, Content-Length or Transfer-Encoding is given twice.")
+        if name == b"connection":
+            options = [*options, *(option.strip(_BLANKS) for option in value.lower().split(b","))]
         headers[name] = value
-
-    def on_headers_complete(self) -> None:
-        self._head_complete = True
-        self._keep_alive = self._parser.should_keep_alive()  # at the message's end it has forgotten
-
-    def on_body(self, data: bytes) -> None:
-        if self.complete:
-            return  # the next request's
-        self.body += data
-        self._pieces += 1
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-    def _feed(self, data: bytes) -> bool:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return True
-        except httptools.HttpParserError as error:
-            if self.complete and self._head_complete:
-                self.trailing = True
-                return False
-            raise bad_request("The request is not well-formed HTTP.") from error
-        return False
-
-    def _build_head(self, upgrade: bool) -> RequestHead:
-        headers = self._headers
-        version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "http_version", "Use HTTP/1.1.")
-        if self._ambiguous or (b"host" not in headers and version == "1.1"):
-            raise bad_request("Host, Content-Length or Transfer-Encoding is missing or given twice.")
-        length = _read_body_length(headers, version)
-        if length is None and upgrade:
-            raise bad_request("A chunked body cannot be upgraded.")
-        return RequestHead(
-            method=self._parser.get_method().decode("ascii"),
-            path=_read_path(self._target),
-            headers=headers,
-            version=version,
-            keep_alive=self._keep_alive and not upgrade,
-            body_length=length,
-        )
+    return headers, options
 
 
-def _read_body_length(headers: dict[bytes, bytes], version: str) -> int | None:
+def _read_body_length(headers: dict[bytes, bytes], version: bytes) -> int | None:
     length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
     if coding is not None:
-        if length is not None or coding.lower() != b"chunked" or version == "1.0":
+        if length is not None or coding.lower() != b"chunked" or version == b"1.0":
             raise bad_request("The body's length is ambiguous: give Content-Length or Transfer-Encoding: chunked.")
         return None
     if length is None:
         return 0
-    if not length.isdigit():
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS:
         raise bad_request("Content-Length is not a number.")
     return int(length)
 

@@ -15,4 +15,4 @@ def choose_request_id(offered: bytes | None) -> str:
     """The client's own id if it is well-formed, else a new one."""
     if offered is not None and _WELL_FORMED.fullmatch(offered):
         return offered.decode("ascii")
-    return f"{_numbers.getrandbits(128):032x}"
+    return _numbers.randbytes(16).hex()

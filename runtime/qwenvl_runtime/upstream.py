@@ -153,7 +153,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do what asyncio's do without being of their class.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_KEPT_LIMIT, low=0)
+        self._transport.set_write_buffer_limits(high=0)  # it sends at once, see ClientConnection
 
     def pause_writing(self) -> None:
         self._unsent = self._transport.get_write_buffer_size()
@@ -209,16 +209,15 @@ class EngineConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _read_head(self, data: bytes, listener: Listener) -> None:
-        self._buffer += data
-        end = self._buffer.find(_HEAD_END)
-        if end < 0:
-            if len(self._buffer) > _HEAD_LIMIT:
+        data = self._buffer + data
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if end < len(_HEAD_END):
+            if len(data) > _HEAD_LIMIT:
                 raise ValueError("the head does not end")
+            self._buffer = data
             return
-        end += len(_HEAD_END)
-        raw, body = self._buffer[:end], self._buffer[end:]
+        raw, body, self._buffer = data[:end], data[end:], b""
         head = read_response_head(raw, keep_chunks=not self._decode)
-        self._buffer = b""
         self._chunks = Chunks(raw, self._decode) if head.chunked else None
         self._left = 1 if head.body_length is None else head.body_length
         self._head = head

@@ -21,7 +21,7 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
-    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None: ...
 
     def get_write_buffer_size(self) -> int:
         return len(self.written)

@@ -330,7 +330,7 @@ async def test_a_client_slow_with_the_last_bytes_does_not_stop_the_next_one(star
     async def answer_at_once(visit: Visit) -> None:
         await visit.answer(b"y" * 150_000)
 
-    pod = await start_pod(answer_at_once, write_bytes=1024)
+    pod = await start_pod(answer_at_once)
     slow = await pod.connect(receive_buffer=4096)
     slow.pause()
     await slow.send(build_post())
