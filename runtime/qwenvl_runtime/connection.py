@@ -131,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
     def _admit(self, head: RequestHead) -> None:
         self._exchange = Exchange(self._front, self._transport, head, self._exchange_done)
         self._front.admit(head)
-        if head.body_length != 0:
+        if head.body_length is None or self._intake.ahead < head.body_length:
             now = self._front.now()
             self._lap_bytes, self._lap_at = self._received, now
             self.deadline = now + self._limits.body_patience(head.body_length)
