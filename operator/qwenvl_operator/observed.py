@@ -55,6 +55,8 @@ class Store:
         self._changed: dict[Ref, int] = {}
         self._gone: dict[Ref, int] = {}
         """At which version an object was last there: the late answer to a write must not bring it back."""
+        self._latest: tuple[Key, Observed] | None = None
+        """A CR is looked at twice in a row, mostly with nothing changed in between."""
 
     def mark(self) -> int:
         """The moment before a list is asked for: what changes after it is newer than the list."""
@@ -91,7 +93,7 @@ class Store:
         known = self._get(key, ref)
         if known is None:
             # A list that was asked for before may still hold it.
-            self._tick(ref)
+            self._tick(key, ref)
         elif known.version <= _version(manifest):
             self._delete(key, ref)
         self._gone[ref] = max(_version(manifest), self._gone.get(ref, 0))
@@ -116,7 +118,9 @@ class Store:
             self._gone.pop(ref, None)
 
     def observe(self, key: Key) -> Observed | None:
-        """The snapshot of a CR; None if there is no such CR."""
+        """The snapshot of a CR, which nobody may change; None if there is no such CR."""
+        if self._latest is not None and self._latest[0] == key:
+            return self._latest[1]
         packed = self._crs.get(key)
         if packed is None:
             return None
@@ -124,24 +128,26 @@ class Store:
         uid = cr["metadata"]["uid"]
         owned = {ref: item.unpack() for ref, item in self._owned.get(key, {}).items()}
         pods = [item for ref, item in owned.items() if ref.kind is Kind.POD]
-        return Observed(
+        observed = Observed(
             cr=cr,
             children={ref: item for ref, item in owned.items() if ref.kind is not Kind.POD and owner_uid(item) == uid},
             pods=tuple(sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))),
         )
+        self._latest = key, observed
+        return observed
 
     def _get(self, key: Key, ref: Ref) -> Packed | None:
         return self._crs.get(key) if ref.kind is Kind.CR else self._owned.get(key, {}).get(ref)
 
     def _set(self, key: Key, ref: Ref, packed: Packed) -> None:
-        self._tick(ref)
+        self._tick(key, ref)
         if ref.kind is Kind.CR:
             self._crs[key] = packed
         else:
             self._owned[key][ref] = packed
 
     def _delete(self, key: Key, ref: Ref) -> None:
-        self._tick(ref)
+        self._tick(key, ref)
         if ref.kind is Kind.CR:
             self._crs.pop(key, None)
         else:
@@ -149,7 +155,9 @@ class Store:
             if not self._owned[key]:
                 del self._owned[key]
 
-    def _tick(self, ref: Ref) -> None:
+    def _tick(self, key: Key, ref: Ref) -> None:
+        if self._latest is not None and self._latest[0] == key:
+            self._latest = None
         self._clock += 1
         self._changed[ref] = self._clock
 

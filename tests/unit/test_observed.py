@@ -140,3 +140,18 @@ def test_what_is_kept_is_what_was_seen() -> None:
     assert observed.cr == cr_manifest()
     assert observed.children == live_children(CR)
     assert observed.pods == (pod(CR),)
+
+
+def test_a_second_look_costs_nothing_until_something_has_changed() -> None:
+    store = filled()
+    first = seen(store)
+    assert seen(store) is first
+    store.put(version(cr_manifest(replicas=3), 90, name="other"))
+    assert seen(store) is first, "another's"
+    store.put(version(cr_manifest(replicas=3), 91))
+    second = seen(store)
+    assert second.cr["spec"]["replicas"] == 3
+    store.remove(version(second.pods[0], 92))
+    assert len(seen(store).pods) == len(second.pods) - 1
+    store.drop_missing(Kind.CR, set(), store.mark())
+    assert store.observe(KEY) is None
