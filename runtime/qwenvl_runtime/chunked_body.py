@@ -11,7 +11,7 @@ _PIECES, _PIECE_BYTES = 4096, 32
 
 
 class ChunkedBody:
-    """`head`: of the request, which its parser reads once more, and refuses where it sees another one than we do."""
+    """`head`: of the request, which its parser reads once more. Raises RequestError where it waits for no body then."""
 
     def __init__(self, head: bytes) -> None:
         self._parser = httptools.HttpRequestParser(self)

@@ -92,22 +92,17 @@ def _check_message(param: str, given: Any, media: MediaCheck, room: _Room) -> di
         message["content"] = disarm(content)
     elif content is not None:
         message["content"] = _check_parts(join(param, "content"), content, media, room)
-    if not _EXTRAS.isdisjoint(message):
-        _check_extras(param, message)
+    for name in _EXTRAS.intersection(message):
+        if name in _DROPPED:
+            del message[name]
+        else:
+            message[name] = disarm(_need_text(join(param, name), message[name]))
     if "tool_calls" in message:
         path = join(param, "tool_calls")
         room.take(path, len(message["tool_calls"]))
         calls = enumerate(message["tool_calls"])
         message["tool_calls"] = [_check_call(f"{path}[{index}]", call) for index, call in calls]
     return message
-
-
-def _check_extras(param: str, message: dict[str, Any]) -> None:
-    for name in _EXTRAS.intersection(message):
-        if name in _DROPPED:
-            del message[name]
-        else:
-            message[name] = disarm(_need_text(join(param, name), message[name]))
 
 
 def _check_parts(param: str, parts: Any, media: MediaCheck, room: _Room) -> list[dict[str, Any]]:

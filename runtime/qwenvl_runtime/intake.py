@@ -69,10 +69,8 @@ class Intake:
         if chunks is None:
             if self._left:
                 data = self._take(self._left)
-                self._left -= len(data)
-                if not self._body and not self._left:
-                    return self._finish(head, data, last=False)
                 self._body.append(data)
+                self._left -= len(data)
             return None if self._left else self._finish(head, b"".join(self._body), last=False)
         chunks.feed(self._take(len(self._ahead)))
         # Its framing has no right to more than it frames.

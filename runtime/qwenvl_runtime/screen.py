@@ -65,8 +65,8 @@ class Screen:
         content = strip_nulls(_parse(body))
         media = MediaCheck(self._media, self._hosts)
         chat = path == "/v1/chat/completions"
-        if not DROPPED.isdisjoint(content):
-            content = {name: value for name, value in content.items() if name not in DROPPED}
+        for name in DROPPED.intersection(content):
+            del content[name]
         check_fields("", content, self._chat_fields if chat else self._completion_fields)
         check_grammars(content)
         if chat:
