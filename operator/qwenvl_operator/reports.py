@@ -8,7 +8,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from qwenvl_operator.objects import Manifest
-from qwenvl_runtime.config import PORT, WarmupReport
+from qwenvl_runtime.config import MANAGEMENT_PORT, WarmupReport
 
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 MAX_BYTES = 64 * 1024
@@ -33,7 +33,7 @@ class PodReports:
         if not address:
             raise ReportUnreadable("the pod has no address yet.")
         host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{PORT}/warmup"
+        url = f"http://{host}:{MANAGEMENT_PORT}/warmup"
         try:
             # A proxy that the environment names must never be asked about a pod's address.
             async with (
@@ -48,7 +48,8 @@ class PodReports:
             raise ReportUnreadable(f"{url} answers something else than a report.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ReportUnreadable(
-                f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's port {PORT}."
+                f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's "
+                f"port {MANAGEMENT_PORT}."
             ) from error
 
 

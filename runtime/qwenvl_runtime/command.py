@@ -15,7 +15,7 @@ import uvloop
 from pydantic import ValidationError
 
 from qwenvl_runtime.arguments import refused_arguments
-from qwenvl_runtime.config import CACHE_DIRECTORY, CONFIG_DIRECTORY, CONFIG_FILE, PORT, RuntimeConfig
+from qwenvl_runtime.config import CACHE_DIRECTORY, CONFIG_DIRECTORY, CONFIG_FILE, MANAGEMENT_PORT, PORT, RuntimeConfig
 from qwenvl_runtime.ending import Ending, ExitCode
 from qwenvl_runtime.limits import Limits
 from qwenvl_runtime.logs import set_up_logging
@@ -35,7 +35,10 @@ def run() -> None:
     parser.add_argument(
         "--config", type=Path, default=Path(CONFIG_DIRECTORY, CONFIG_FILE), help="RuntimeConfig as JSON"
     )
-    parser.add_argument("--port", type=int, default=PORT, help="port of the front; 0 takes a free one and logs it")
+    parser.add_argument("--port", type=int, default=PORT, help="where clients ask; 0 takes a free one and logs it")
+    parser.add_argument(
+        "--management-port", type=int, default=MANAGEMENT_PORT, help="where probes, report and metrics are; 0 as above"
+    )
     parser.add_argument(
         "--cache", type=Path, default=Path(CACHE_DIRECTORY), help="folder for the engine's compiled code, if writable"
     )
@@ -47,7 +50,8 @@ def run() -> None:
     except (OSError, ValueError) as error:
         ending = Ending(ExitCode.BAD_CONFIG, f"{arguments.config}: {describe(error)}")
         sys.exit(end(ending, arguments.termination_log))
-    uvloop.run(serve(config, arguments.port, arguments.cache, arguments.termination_log))
+    ports = arguments.port, arguments.management_port
+    uvloop.run(serve(config, ports, arguments.cache, arguments.termination_log))
 
 
 def load_config(path: Path) -> RuntimeConfig:
@@ -64,11 +68,11 @@ def describe(error: Exception) -> str:
     return str(error)
 
 
-async def serve(config: RuntimeConfig, port: int, cache: Path, termination_log: Path) -> NoReturn:
+async def serve(config: RuntimeConfig, ports: tuple[int, int], cache: Path, termination_log: Path) -> NoReturn:
     limits = Limits.of(config)
     raise_file_limit(2 * limits.connections + _SPARE_FILES)
     keep_memory()
-    code = end(await Server(config, port, cache, limits).run(), termination_log)
+    code = end(await Server(config, ports, cache, limits).run(), termination_log)
     # Loop and interpreter would wait for every thread first, and one may hang in a read of the snapshot for ever.
     os._exit(code)
 

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 CONFIG_DIRECTORY = "/etc/qwenvl"
 CONFIG_FILE = "runtime.json"
 PORT = 8000
-"""The front's port: the only one that the pod serves."""
+"""Where clients ask. Nothing listens on it until the process is warm, so that whoever still knows the address of a
+container that was killed is refused by the kernel, and asks another pod."""
+MANAGEMENT_PORT = 8001
+"""Probes, the warm-up report and metrics, from the first moment to the last."""
 MODEL_DIRECTORY = "/model"
 """Where the operator mounts a model volume, read-only."""
 CACHE_DIRECTORY = "/cache"

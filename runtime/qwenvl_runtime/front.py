@@ -9,6 +9,7 @@ import socket
 import time
 from contextlib import suppress
 from email.utils import formatdate
+from http import HTTPStatus
 from pathlib import Path
 
 from qwenvl_runtime.admission import LARGEST, Admission, build_full
@@ -61,25 +62,37 @@ class Front:
         self.count_refusal = self._metrics.refuse
         self.pages = Pages(boot, engine_socket, self._metrics)
         self._log_flush: asyncio.TimerHandle | None = None
-        self._server: asyncio.Server
+        self._listener: socket.socket
+        self._server: asyncio.Server | None = None
+        self._management: asyncio.Server
         self._sweeper: asyncio.Task[None]
 
     # Life
 
-    async def open(self, port: int) -> int:
-        """Listen on every address of the pod, IPv6 too where there is any. Returns the port, for those who gave 0."""
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        listener = _bind(port)
+    async def open(self, port: int, management_port: int) -> tuple[int, int]:
+        """Take both ports on every address of the pod, IPv6 too where there is any, and listen on the second.
+
+        Returns the ports, for those who gave 0. Raises OSError.
+        """
+        self.now = asyncio.get_running_loop().time
+        self._listener, management = _bind(port), _bind(management_port)
+        self.port, bound = self._listener.getsockname()[1], management.getsockname()[1]
+        self._management = await self._listen(management, is_management=True)
+        self._sweeper = asyncio.create_task(self._sweep())
+        return self.port, bound
+
+    async def open_to_clients(self) -> None:
+        """Listen on the first port as well. Until then its connections are refused."""
+        self._server = await self._listen(self._listener, is_management=False)
+
+    async def _listen(self, listener: socket.socket, is_management: bool) -> asyncio.Server:
         for option in _VANISHED:
             listener.setsockopt(*option)  # its connections inherit them
-        self._server = await loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=_BACKLOG)
-        self._sweeper = asyncio.create_task(self._sweep())
-        bound: int = listener.getsockname()[1]
-        return bound
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(lambda: ClientConnection(self, is_management), sock=listener, backlog=_BACKLOG)
 
-    def close_listener(self) -> None:
-        self._server.close()
+    def close_to_clients(self) -> None:
+        self._close_server()
         for connection in list(self._connections):
             connection.close_if_idle()
 
@@ -92,13 +105,20 @@ class Front:
     async def close(self) -> None:
         """Cut whatever is left."""
         self._sweeper.cancel()
-        self._server.close()
+        self._close_server()
+        self._management.close()
         for connection in list(self._connections):
             connection.abort()
         self.pool.close()
         if self._log_flush is not None:
             self._log_flush.cancel()
             self._flush_log()
+
+    def _close_server(self) -> None:
+        if self._server is None:
+            self._listener.close()
+        else:
+            self._server.close()
 
     async def _sweep(self) -> None:
         limits = self.limits
@@ -142,12 +162,16 @@ class Front:
     def count_in_flight(self) -> int:
         return sum(connection.in_flight for connection in self._connections)
 
-    def admit(self, head: RequestHead) -> None:
+    def admit(self, head: RequestHead, is_management: bool) -> None:
         """Raises RequestError for what will not be answered, before its body is read."""
         route = check_request(head, self.limits)
-        if route.relayed and not self._may_ask(head):
+        if not route.relayed:
+            return
+        if is_management:
+            self._check_warmup(head)
+        elif self._boot.phase not in (Phase.SERVING, Phase.DRAINING):
             raise unavailable("not_ready", f"The model is not ready: {self._boot.phase}.")
-        if route.relayed and route.method == "POST":
+        if route.method == "POST":
             self.admission.check_room()
 
     def build_full(self) -> RequestError:
@@ -183,15 +207,29 @@ class Front:
         self._log_flush = None
         flush_lines()
 
-    def _may_ask(self, head: RequestHead) -> bool:
-        if self._boot.warmed:
-            return self._boot.phase in (Phase.SERVING, Phase.DRAINING)
+    def _check_warmup(self, head: RequestHead) -> None:
         token = head.headers.get(WARMUP_HEADER.lower().encode(), b"")
-        return self._boot.phase is Phase.WARMING and hmac.compare_digest(token, self.warmup_token.encode())
+        if self._boot.phase is not Phase.WARMING or not hmac.compare_digest(token, self.warmup_token.encode()):
+            message = f"This port has probes, metrics and the warm-up's report. Ask the model on port {self.port}."
+            raise RequestError(HTTPStatus.NOT_FOUND, "not_found", message)
 
 
 def _bind(port: int) -> socket.socket:
+    """A socket that has the port and does not listen yet."""
     if socket.has_dualstack_ipv6():
         with suppress(OSError):
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
-    return socket.create_server(("", port), backlog=_BACKLOG)
+            return _bind_to(socket.AF_INET6, port)
+    return _bind_to(socket.AF_INET, port)
+
+
+def _bind_to(family: socket.AddressFamily, port: int) -> socket.socket:
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("", port))
+    except OSError:
+        listener.close()
+        raise
+    return listener

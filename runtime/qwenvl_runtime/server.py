@@ -36,9 +36,10 @@ _FLUSH_SECONDS = 1.0
 
 
 class Server:
-    def __init__(self, config: RuntimeConfig, port: int, cache: Path, limits: Limits) -> None:
+    def __init__(self, config: RuntimeConfig, ports: tuple[int, int], cache: Path, limits: Limits) -> None:
+        """`ports`: that of the clients, and the management port."""
         self._config = config
-        self._port = port
+        self._ports = ports
         self._boot = Boot(config.revision)
         self._scratch = Path(SCRATCH_DIRECTORY, f"qwenvl-{self._boot.boot_id[:8]}")
         self._socket = self._scratch / "engine.sock"
@@ -61,14 +62,22 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            port = await self._front.open(self._port)
+            port, management_port = await self._front.open(*self._ports)
         except OSError as error:
-            return Ending(ExitCode.BAD_CONFIG, f"cannot listen on port {self._port}: {error.strerror}")
-        write_line("runtime", "info", "started", boot_id=self._boot.boot_id, revision=self._boot.revision, port=port)
+            return Ending(ExitCode.BAD_CONFIG, f"cannot listen on the ports {self._ports}: {error.strerror}")
+        write_line(
+            "runtime",
+            "info",
+            "started",
+            boot_id=self._boot.boot_id,
+            revision=self._boot.revision,
+            port=port,
+            management_port=management_port,
+        )
         self._scratch.mkdir(mode=0o700)
         deadline = loop.time() + self._config.startup_budget
         try:
-            return await self._check_snapshot() or await self._run_engine(port, deadline)
+            return await self._check_snapshot() or await self._run_engine(management_port, deadline)
         finally:
             await self._front.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -189,6 +198,7 @@ class Server:
         boot.reason = ""
         boot.warmed = True
         boot.phase = Phase.SERVING
+        await self._front.open_to_clients()
         logger.info("ready: the warm-up took %.1f s", boot.stages["warmup"])
 
     async def _mourn(self, code: int) -> Ending:
@@ -213,7 +223,7 @@ class Server:
         logger.info("draining: %d requests are running", self._front.count_busy())
         self._front.draining = True
         await asyncio.wait({death}, timeout=drain.propagation)
-        self._front.close_listener()
+        self._front.close_to_clients()
         idle = asyncio.create_task(self._front.wait_idle())
         await asyncio.wait({idle, death}, timeout=drain.longest_request, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()

@@ -1,4 +1,4 @@
-"""The warm-up: what is asked through the pod's own port before anybody else may ask, and what counts as an answer."""
+"""The warm-up: what is asked through the front before anybody else may ask, and what counts as an answer."""
 
 from __future__ import annotations
 

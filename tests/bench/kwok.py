@@ -19,7 +19,7 @@ from harness.commands import run
 from harness.progress import step
 from harness.tools import find_go
 from qwenvl_operator.naming import CONTAINER, GATE, MANAGED_SELECTOR, REVISION_LABEL
-from qwenvl_runtime.config import PORT, EngineReport, WarmupReport, WarmupShot
+from qwenvl_runtime.config import MANAGEMENT_PORT, EngineReport, WarmupReport, WarmupShot
 
 VERSION = "v0.7.0"
 GPUS_PER_NODE = 128
@@ -185,7 +185,7 @@ def _answer(loop: asyncio.AbstractEventLoop, known: dict[str, tuple[str, str]], 
     async def listen() -> None:
         # One more for each that KWOK leaves out or gives away twice.
         for number in range(1, pods + 256):
-            await asyncio.start_server(answer, f"{_NETWORK}.{number // 256}.{number % 256}", PORT)
+            await asyncio.start_server(answer, f"{_NETWORK}.{number // 256}.{number % 256}", MANAGEMENT_PORT)
 
     asyncio.set_event_loop(loop)
     loop.run_until_complete(listen())

@@ -17,7 +17,7 @@ from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import decide
 from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, labels
 from qwenvl_operator.objects import Manifest
-from qwenvl_runtime.config import PORT, WarmupReport
+from qwenvl_runtime.config import MANAGEMENT_PORT, WarmupReport
 
 
 def complete(cluster: Cluster, namespace: str) -> None:
@@ -109,7 +109,7 @@ class StandInRuntime(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.address = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
-        super().__init__((self.address, PORT), _Front)
+        super().__init__((self.address, MANAGEMENT_PORT), _Front)
 
     def warm(self, cr: CustomResource) -> Manifest:
         """The pod, whose report can be read from now on."""

@@ -45,6 +45,7 @@ class RuntimeProcess:
     folder: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
+    management_port: int = 0
     boot_id: str = ""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -70,7 +71,8 @@ class RuntimeProcess:
         partial.rename(self.folder / "faults")
 
     async def get(self, path: str) -> Answer:
-        return await fetch(("127.0.0.1", self.port), "GET", path)
+        port = self.port if path.startswith("/v1/") else self.management_port
+        return await fetch(("127.0.0.1", port), "GET", path)
 
     async def chat(self, text: str = "hi", headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
         body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": text}], **fields}).encode()
@@ -124,6 +126,7 @@ class RuntimeProcess:
                 line = {"source": "stray", "message": raw.decode()}
             self.lines.append(line)
             self.port = line.get("port", self.port)
+            self.management_port = line.get("management_port", self.management_port)
             self.boot_id = line.get("boot_id", self.boot_id)
             self._news.set()
         self._news.set()
@@ -149,7 +152,8 @@ async def running(
             [str(PACKAGES), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         )
     environment |= {"FAKE_ENGINE_FAULTS": str(folder / "faults"), "FAKE_ENGINE_JOURNAL": str(folder / "journal")}
-    arguments = ["--config", "runtime.json", "--port", "0", "--termination-log", str(folder / "termination-log")]
+    arguments = ["--config", "runtime.json", "--port", "0", "--management-port", "0"]
+    arguments += ["--termination-log", str(folder / "termination-log")]
     if cache is not None:
         arguments += ["--cache", str(cache)]
     if faults:

@@ -187,7 +187,7 @@ WRONG = {
     "spec": (
         own(cr=resource(engine={"extraArgs": ["--port=1"]})),
         [
-            "spec: InvalidSpec: spec.engine.extraArgs: remove --port (the front owns the pod's only port): "
+            "spec: InvalidSpec: spec.engine.extraArgs: remove --port (the front owns the pod's ports): "
             "the operator sets these or forbids them.",
         ],
     ),

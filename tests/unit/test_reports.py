@@ -37,7 +37,7 @@ async def answering(monkeypatch: pytest.MonkeyPatch, *segments: bytes) -> AsyncI
         over.set()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        monkeypatch.setattr(reports, "PORT", server.sockets[0].getsockname()[1])
+        monkeypatch.setattr(reports, "MANAGEMENT_PORT", server.sockets[0].getsockname()[1])
         yield
         await over.wait()
 

@@ -13,6 +13,7 @@ from qwenvl_runtime.config import (
     CACHE_DIRECTORY,
     CONFIG_DIRECTORY,
     CONFIG_FILE,
+    MANAGEMENT_PORT,
     MODEL_DIRECTORY,
     PORT,
     SCRATCH_DIRECTORY,
@@ -63,21 +64,24 @@ def _container(cr: CustomResource, image: str) -> Manifest:
         "image": image,
         # What runs is the image's own command, with a file of ours and nothing else.
         **dict.fromkeys(("command", "args", "env", "envFrom", "lifecycle")),
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
+            {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
+        ],
         "resources": _resources(cr),
         "startupProbe": {
-            "httpGet": {"path": "/healthz", "port": "http"},
+            "httpGet": {"path": "/healthz", "port": "management"},
             "periodSeconds": PROBE_PERIOD,
             "failureThreshold": deadlines.startup_probe_failures,
         },
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "http"},
+            "httpGet": {"path": "/readyz", "port": "management"},
             "periodSeconds": PROBE_PERIOD,
             "timeoutSeconds": 2,
             "failureThreshold": 3,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": "http"},
+            "httpGet": {"path": "/healthz", "port": "management"},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,

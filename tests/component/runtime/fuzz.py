@@ -211,7 +211,9 @@ def run_front(path: Path, pipe: Connection) -> None:
         # A head that was broken may leave the front waiting for more.
         limits = replace(Limits.of(config), head_seconds=0.3, body_seconds=0.3, linger_seconds=0.3)
         front = Front(Boot("r", phase=Phase.SERVING, warmed=True), path, limits, config)
-        pipe.send(await front.open(0))
+        port, _ = await front.open(0, 0)
+        await front.open_to_clients()
+        pipe.send(port)
         await asyncio.Event().wait()
 
     sys.stdout = Path("/dev/null").open("w")  # noqa: SIM115 - for the life of the process

@@ -32,11 +32,12 @@ class Pod:
     front: Front
     boot: Boot
     port: int
+    management_port: int
     engine: ScriptedEngine
     stack: AsyncExitStack
 
-    async def connect(self, receive_buffer: int = 0) -> RawClient:
-        client = await RawClient.connect(self.port, receive_buffer)
+    async def connect(self, receive_buffer: int = 0, *, management: bool = False) -> RawClient:
+        client = await RawClient.connect(self.management_port if management else self.port, receive_buffer)
         self.stack.callback(client.close)
         return client
 
@@ -73,9 +74,10 @@ async def start_pod(tmp_path: Path) -> AsyncIterator[StartPod]:
             # Fields of several types by their names, of which mypy sees only the union.
             front = Front(boot, engine.socket, Limits(**{"body_bytes": 100_000, **limits}), build_config())  # type: ignore[arg-type]
             front.screen = LetThrough()
-            port = await front.open(0)
+            port, management_port = await front.open(0, 0)
+            await front.open_to_clients()
             stack.push_async_callback(front.close)
-            return Pod(front, boot, port, engine, stack)
+            return Pod(front, boot, port, management_port, engine, stack)
 
         yield start
 
@@ -731,8 +733,8 @@ async def test_what_the_front_does_not_do(start_pod: StartPod, header: str, stat
 # Who may ask when
 
 
-@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.WARMING, Phase.FAILED])
-async def test_a_cold_model_answers_nobody(start_pod: StartPod, phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [Phase.FROZEN, Phase.FAILED])
+async def test_an_engine_that_does_not_work_gets_no_request(start_pod: StartPod, phase: Phase) -> None:
     pod = await start_pod(phase=phase)
     client = await pod.connect()
     for request in (build_post(), build_post(path="/v1/completions"), build_get("/v1/models")):
@@ -746,12 +748,23 @@ async def test_a_cold_model_answers_nobody(start_pod: StartPod, phase: Phase) ->
 async def test_only_this_process_may_warm_up(start_pod: StartPod) -> None:
     pod = await start_pod(phase=Phase.WARMING)
     for token in ("", "x", pod.front.warmup_token[:-1], pod.front.warmup_token.upper()):
-        reply = await (await pod.connect()).ask(build_post(headers=f"{WARMUP_HEADER}: {token}\r\n"))
-        assert reply.status == 503
+        reply = await (await pod.connect(management=True)).ask(build_post(headers=f"{WARMUP_HEADER}: {token}\r\n"))
+        assert (reply.status, reply.error_code()) == (404, "not_found")
     assert pod.engine.visits == []
-    client = await pod.connect()
+    client = await pod.connect(management=True)
     assert (await client.ask(build_post(headers=f"{WARMUP_HEADER}: {pod.front.warmup_token}\r\n"))).status == 200
     assert not any(line.startswith("x-qwenvl") for line in pod.engine.visits[0].lines)
+
+
+async def test_the_model_is_not_asked_on_the_management_port(start_pod: StartPod) -> None:
+    pod = await start_pod()
+    client = await pod.connect(management=True)
+    assert (await client.ask(build_get("/readyz"))).status == 200
+    for request in (build_post(headers=f"{WARMUP_HEADER}: {pod.front.warmup_token}\r\n"), build_get("/v1/models")):
+        reply = await (await pod.connect(management=True)).ask(request)
+        assert (reply.status, reply.error_code()) == (404, "not_found")
+        assert str(pod.port).encode() in reply.raw_body
+    assert pod.engine.visits == []
 
 
 async def test_draining_answers_and_says_goodbye(start_pod: StartPod) -> None:
@@ -763,10 +776,11 @@ async def test_draining_answers_and_says_goodbye(start_pod: StartPod) -> None:
     reply = await client.ask(build_post())
     assert (reply.status, reply.headers["connection"]) == (200, "close")
     assert (await (await pod.connect()).ask(build_get("/readyz"))).status == 503
-    pod.front.close_listener()
+    pod.front.close_to_clients()
     assert await idle.is_closed()
     with pytest.raises(ConnectionError):
         await pod.connect()
+    assert (await (await pod.connect(management=True)).ask(build_get("/readyz"))).status == 503
 
 
 # An engine that fails

@@ -64,8 +64,10 @@ async def start_pod(tmp_path: Path) -> AsyncIterator[StartPod]:
             config = build_config(**parts)
             engine = await stack.enter_async_context(ScriptedEngine(tmp_path / "e.sock", act).running())
             front = Front(Boot("r", phase=Phase.SERVING, warmed=True), engine.socket, Limits.of(config), config)
+            port, _ = await front.open(0, 0)
+            await front.open_to_clients()
             stack.push_async_callback(front.close)
-            return Pod(front, await front.open(0), engine, stack)
+            return Pod(front, port, engine, stack)
 
         yield start
 
