@@ -6,12 +6,13 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.metrics import Metrics
-from qwenvl_operator.objects import WATCHED_KINDS, Kind, Manifest, Ref
+from qwenvl_operator.objects import WATCHED_KINDS, Key, Kind, Manifest, Ref
 from qwenvl_operator.observed import Store
 from qwenvl_operator.permissions import Denials, Permission
 from qwenvl_operator.workqueue import WorkQueue
@@ -48,16 +49,22 @@ class Feed:
         self._interval = interval
         self._doubted = asyncio.Event()
 
-    def watched(self, event: str | None, manifest: Manifest) -> None:
-        """Take in an event of a watch: ADDED, MODIFIED, DELETED, or None for an item of its first list."""
-        self._metrics.watched(Kind.of(manifest), event or "LISTED")
-        # A list is confirmed soon, and every CR queued then. An event that tells of our own write is no such echo: what
-        # somebody else had changed just before may have come with the answer.
-        if event is None and self._store.knows(manifest):
-            return
-        key = self._store.remove(manifest) if event == "DELETED" else self._store.put(manifest)
-        if key is not None:
-            self._queue.add(key)
+    def listed(self, manifests: Iterable[Manifest]) -> None:
+        """Take in a page of the list that a watch begins with."""
+        for manifest in manifests:
+            self._metrics.watched(Kind.of(manifest), "LISTED")
+            # A list is confirmed soon, and every CR queued then: only news must not wait for that.
+            if not self._store.knows(manifest):
+                self._note(self._store.put(manifest))
+
+    def watched(self, event: str, manifest: Manifest) -> None:
+        """Take in an event of a watch: ADDED, MODIFIED or DELETED.
+
+        One that tells of our own write counts too: what somebody else had changed just before may have come with the
+        write's answer.
+        """
+        self._metrics.watched(Kind.of(manifest), event)
+        self._note(self._store.remove(manifest) if event == "DELETED" else self._store.put(manifest))
 
     def answered(self, right: Permission, *, granted: bool) -> None:
         """A request of a watch was answered. A list means that it had to start over: it then says what exists, not
@@ -69,6 +76,10 @@ class Feed:
             concerned = [key for key in self._store.keys() if right.namespace in ("", key.namespace)]  # noqa: SIM118
             for key in concerned:
                 self._queue.add(key)
+
+    def _note(self, key: Key | None) -> None:
+        if key is not None:
+            self._queue.add(key)
 
     async def confirm(self) -> None:
         """Make the store agree with one list per kind, for all CRs together, and queue every CR. Raises ApiError."""

@@ -156,7 +156,8 @@ def runtime(config: RuntimeConfig, folder: Path, environment: Mapping[str, str])
     """Process 1 of a pod, ready; its log goes to a file."""
     log, file = folder / "runtime.log", folder / "runtime.json"
     file.write_text(config.dump())
-    argv: list[str | Path] = [sys.executable, "-m", "qwenvl_runtime", "--config", file, "--port", "0"]
+    ports = ("--port", "0", "--management-port", "0")
+    argv: list[str | Path] = [sys.executable, "-m", "qwenvl_runtime", "--config", file, *ports]
     with process(argv, log, environment, lambda: read_start(log)) as first:
         scratch = Path(SCRATCH_DIRECTORY, f"qwenvl-{first['boot_id'][:8]}")
         try:

@@ -89,9 +89,9 @@ def rig() -> Rig:
 def test_a_list_that_brings_nothing_new_wakes_nobody(rig: Rig) -> None:
     rig.cluster.write(pod())
     (live,) = rig.cluster.all(Kind.POD)
-    rig.feed.watched(None, live)
+    rig.feed.listed([live])
     assert rig.woken == [KEY]
-    rig.feed.watched(None, live)
+    rig.feed.listed([live])
     assert rig.woken == [KEY]
     rig.feed.watched("MODIFIED", live)
     assert rig.woken == [KEY, KEY], "it may tell of our own write, whose answer brought what somebody else had changed"
@@ -220,7 +220,7 @@ async def test_a_watch_that_starts_over_is_followed_by_lists(rig: Rig, monkeypat
     rig.cluster.holds_events = True
     rig.cluster.remove(POD)
     survivor = rig.cluster.write(pod("reports-2"))
-    rig.feed.watched(None, survivor)
+    rig.feed.listed([survivor])
     rig.feed.answered(Permission("list", "", "pods", ""), granted=True)
     await until(lambda: rig.pods() == ["reports-2"])
     assert live["metadata"]["name"] not in rig.pods()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import kopf
 import pytest
 from aiohttp import web
@@ -20,7 +23,7 @@ from qwenvl_operator.cluster import Connection
 from qwenvl_operator.feed import LISTED
 from qwenvl_operator.handlers import UNUSED_FINALIZER, Backoffs, build_settings, missing_watchers, open_session
 from qwenvl_operator.naming import MANAGED_SELECTOR
-from qwenvl_operator.objects import Kind
+from qwenvl_operator.objects import Kind, Manifest
 from qwenvl_operator.permissions import Permission
 
 
@@ -31,8 +34,14 @@ def kopf_resource(kind: Kind) -> Any:
 class Told(list[tuple[str, bool]]):
     """What the watches' session says of the answers."""
 
+    def __init__(self) -> None:
+        self.items: list[Manifest] = []
+
     def answered(self, right: Permission, *, granted: bool) -> None:
         self.append((f"{right.verb} {right.resource}", granted))
+
+    def listed(self, manifests: Iterable[Manifest]) -> None:
+        self.items.extend(manifests)
 
 
 @pytest.fixture(name="paused")
@@ -73,13 +82,9 @@ async def test_the_probe_knows_the_watchers_by_the_names_that_kopf_gives_them(
     await asyncio.wait(ensemble.watcher_tasks.values())
 
 
-async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothing_of_them() -> None:
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"items": []}, status=int(request.query.get("status", 200)))
-
-    app = web.Application()
-    app.router.add_get("/api/v1/pods", answer)
-    app.router.add_get("/apis", answer)
+@asynccontextmanager
+async def listened_to(app: web.Application) -> AsyncIterator[tuple[aiohttp.ClientSession, TestServer, Told]]:
+    """The watches' session with an API server, and what is told of it."""
     told = Told()
     async with TestServer(app) as server:
         credentials = Connection(
@@ -92,17 +97,42 @@ async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothin
             scheme="Bearer",
             token="secret",
         )
-        access = open_session(credentials, told)
-        async with access.aiohttp_session as session:
-            for path in (
-                "/apis",
-                "/api/v1/pods?status=503",
-                "/api/v1/pods?limit=500",
-                "/api/v1/pods?watch=true",
-                "/api/v1/pods?watch=true&status=403",
-            ):
-                (await session.get(server.make_url(path))).release()
-            assert told == [("list pods", True), ("watch pods", True), ("watch pods", False)]
+        async with open_session(credentials, told).aiohttp_session as session:
+            yield session, server, told
+
+
+async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothing_of_them() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"items": []}, status=int(request.query.get("status", 200)))
+
+    app = web.Application()
+    app.router.add_get("/api/v1/pods", answer)
+    app.router.add_get("/apis", answer)
+    async with listened_to(app) as (session, server, told):
+        for path in (
+            "/apis",
+            "/api/v1/pods?status=503",
+            "/api/v1/pods?limit=500",
+            "/api/v1/pods?watch=true",
+            "/api/v1/pods?watch=true&status=403",
+        ):
+            (await session.get(server.make_url(path))).release()
+        assert told == [("list pods", True), ("watch pods", True), ("watch pods", False)]
+
+
+@pytest.mark.parametrize("items", [[{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}], [], None])
+async def test_kopf_gets_no_item_of_a_list_and_so_makes_no_task_for_it(items: list[Manifest] | None) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        metadata = {"resourceVersion": "7", "continue": "more"}
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": items})
+
+    app = web.Application()
+    app.router.add_get("/api/v1/pods", answer)
+    async with listened_to(app) as (session, server, told), session.get(server.make_url("/api/v1/pods")) as response:
+        content = await response.json()
+    assert content["items"] == []
+    assert content["metadata"] == {"resourceVersion": "7", "continue": "more"}
+    assert told.items == [{"apiVersion": "v1", "kind": "Pod", **item} for item in items or []]
 
 
 def test_before_kopf_has_reached_the_api_server_nothing_is_missing() -> None:
