@@ -18,6 +18,8 @@ GATE = f"{GROUP}/warmed-up"
 """Readiness gate of the runtime pods."""
 CONTAINER = "runtime"
 """Name of the runtime container."""
+SERVING, MANAGEMENT = "http", "management"
+"""Names of its ports."""
 
 
 def selector(key: Key) -> dict[str, str]:

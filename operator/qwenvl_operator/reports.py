@@ -7,8 +7,10 @@ from typing import Protocol
 import aiohttp
 from pydantic import ValidationError
 
+from qwenvl_operator.naming import MANAGEMENT
 from qwenvl_operator.objects import Manifest
-from qwenvl_runtime.config import MANAGEMENT_PORT, WarmupReport
+from qwenvl_operator.pods import runtime_of
+from qwenvl_runtime.config import PORT, WarmupReport
 
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 MAX_BYTES = 64 * 1024
@@ -33,7 +35,8 @@ class PodReports:
         if not address:
             raise ReportUnreadable("the pod has no address yet.")
         host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{MANAGEMENT_PORT}/warmup"
+        port = port_of(pod)
+        url = f"http://{host}:{port}/warmup"
         try:
             # A proxy that the environment names must never be asked about a pod's address.
             async with (
@@ -48,9 +51,14 @@ class PodReports:
             raise ReportUnreadable(f"{url} answers something else than a report.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ReportUnreadable(
-                f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's "
-                f"port {MANAGEMENT_PORT}."
+                f"{url}: {type(error).__name__}: {error}. The operator must be let in to the pod's port {port}."
             ) from error
+
+
+def port_of(pod: Manifest) -> int:
+    """Where a pod has its report: one whose template was recorded before there was a management port has no other."""
+    ports = {port.get("name"): int(port["containerPort"]) for port in runtime_of(pod).get("ports", ())}
+    return ports.get(MANAGEMENT, PORT)
 
 
 async def _read_body(content: aiohttp.StreamReader) -> bytes:

@@ -1,4 +1,4 @@
-"""A small HTTP client for the runtime's own requests: warm-up through the port, the engine's health and metrics."""
+"""A small HTTP client for the runtime's own requests: warm-up through the front, the engine's health and metrics."""
 
 from __future__ import annotations
 

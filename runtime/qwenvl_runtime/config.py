@@ -15,9 +15,9 @@ CONFIG_DIRECTORY = "/etc/qwenvl"
 CONFIG_FILE = "runtime.json"
 PORT = 8000
 """Where clients ask. Nothing listens on it until the process is warm, so that whoever still knows the address of a
-container that was killed is refused by the kernel, and asks another pod."""
+container that was killed is refused by the kernel, and can ask another pod."""
 MANAGEMENT_PORT = 8001
-"""Probes, the warm-up report and metrics, from the first moment to the last."""
+"""The warm-up report, metrics and probes, from the first moment to the last."""
 MODEL_DIRECTORY = "/model"
 """Where the operator mounts a model volume, read-only."""
 CACHE_DIRECTORY = "/cache"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ClientConnection(asyncio.Protocol):
     def __init__(self, front: Front, is_management: bool) -> None:
         self._front = front
-        self._is_management = is_management
+        self.is_management = is_management
         self._limits = front.limits
         self._transport: asyncio.Transport
         self._intake = Intake(front.limits, self._admit)
@@ -131,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _admit(self, head: RequestHead) -> None:
         self._exchange = Exchange(self._front, self._transport, head, self._exchange_done)
-        self._front.admit(head, self._is_management)
+        self._front.admit(head, self.is_management)
         if head.body_length is None or self._intake.ahead < head.body_length:
             now = self._front.now()
             self._lap_bytes, self._lap_at = self._received, now

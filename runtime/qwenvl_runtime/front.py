@@ -1,4 +1,4 @@
-"""The pod's HTTP server: its listener, its connections and their deadlines, who may ask now, what is logged of it."""
+"""The pod's HTTP server: its ports, its connections and their deadlines, who may ask now, what is logged of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hmac
 import secrets
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
@@ -57,6 +58,9 @@ class Front:
         self.warmup_token = secrets.token_urlsafe(32)
         self._boot = boot
         self._connections: dict[ClientConnection, None] = {}
+        """Of clients, oldest first."""
+        self._managed: dict[ClientConnection, None] = {}
+        """Those of the management port, which no client can crowd out."""
         self._settled: asyncio.Event = asyncio.Event()
         self._metrics = Metrics(boot, self.count_in_flight, lambda: self.admission.tokens)
         self.count_refusal = self._metrics.refuse
@@ -76,18 +80,20 @@ class Front:
         """
         self.now = asyncio.get_running_loop().time
         self._listener, management = _bind(port), _bind(management_port)
-        self.port, bound = self._listener.getsockname()[1], management.getsockname()[1]
+        self.port, bound = _port_of(self._listener), _port_of(management)
         self._management = await self._listen(management, is_management=True)
         self._sweeper = asyncio.create_task(self._sweep())
         return self.port, bound
 
     async def open_to_clients(self) -> None:
-        """Listen on the first port as well. Until then its connections are refused."""
+        """Listen on the first port as well; until then its connections are refused. Raises OSError."""
         self._server = await self._listen(self._listener, is_management=False)
 
     async def _listen(self, listener: socket.socket, is_management: bool) -> asyncio.Server:
         for option in _VANISHED:
             listener.setsockopt(*option)  # its connections inherit them
+        with _naming(_port_of(listener)):
+            listener.listen(_BACKLOG)  # what uvloop's own listen fails of it keeps to itself
         loop = asyncio.get_running_loop()
         return await loop.create_server(lambda: ClientConnection(self, is_management), sock=listener, backlog=_BACKLOG)
 
@@ -107,7 +113,7 @@ class Front:
         self._sweeper.cancel()
         self._close_server()
         self._management.close()
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._managed]:
             connection.abort()
         self.pool.close()
         if self._log_flush is not None:
@@ -126,20 +132,26 @@ class Front:
         while True:
             await asyncio.sleep(min(1.0, shortest / 4))
             now = self.now()
-            for connection in [each for each in self._connections if each.deadline < now]:
+            for connection in [each for each in (*self._connections, *self._managed) if each.deadline < now]:
                 connection.expire()
 
     # What connections ask
 
     def add(self, connection: ClientConnection) -> None:
-        self._connections[connection] = None
-        if len(self._connections) > self.limits.connections:
-            # The newest may be a probe; the oldest that the engine does nothing for has had its time.
-            oldest = next((each for each in self._connections if not each.answering), connection)
+        limits = self.limits
+        if connection.is_management:
+            connections, most = self._managed, limits.management_connections
+        else:
+            connections, most = self._connections, limits.connections
+        connections[connection] = None
+        if len(connections) > most:
+            # The newest may be a probe; the oldest that nothing is done for has had its time.
+            oldest = next((each for each in connections if not each.answering), connection)
             oldest.abort()
 
     def remove(self, connection: ClientConnection) -> None:
         self._connections.pop(connection, None)
+        self._managed.pop(connection, None)
         self.settle()
 
     def settle(self) -> None:
@@ -224,12 +236,23 @@ def _bind(port: int) -> socket.socket:
 
 def _bind_to(family: socket.AddressFamily, port: int) -> socket.socket:
     listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family is socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    with _naming(port):
         listener.bind(("", port))
-    except OSError:
-        listener.close()
-        raise
     return listener
+
+
+def _port_of(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _naming(port: int) -> Iterator[None]:
+    """The port stands in what is said of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"port {port}: {error.strerror}") from error

@@ -30,6 +30,8 @@ class Limits:
     linger_seconds: float = 2.0
     """How long a refused client may go on sending, so that it gets to read why."""
     connections: int = 2048
+    management_connections: int = 64
+    """Of the kubelet, the operator and Prometheus."""
     buffered_bytes: int = 96 << 20
     """Bytes of all bodies together that have begun to come and that the engine has not taken yet. One more of the
     largest is in memory up to four times over while it is checked, all within 256 MiB."""

@@ -64,7 +64,7 @@ class Server:
         try:
             port, management_port = await self._front.open(*self._ports)
         except OSError as error:
-            return Ending(ExitCode.BAD_CONFIG, f"cannot listen on the ports {self._ports}: {error.strerror}")
+            return _cannot_listen(error)
         write_line(
             "runtime",
             "info",
@@ -160,6 +160,10 @@ class Server:
             budget = self._config.warmup.budget
             message = f"the warm-up was not done within warmup.budget ({budget:g} s): {self._boot.reason}"
             return Ending(ExitCode.WARMUP_FAILED, message)
+        try:
+            await self._open()
+        except OSError as error:
+            return _cannot_listen(error)
         front = self._front
         vigil = Vigil(self._socket, self._boot, self._config, lambda: front.pool.received, front.count_in_flight)
         return await vigil.keep(lambda: reap_orphans(self._engine.pid))
@@ -195,10 +199,14 @@ class Server:
                 await asyncio.sleep(pause)
         boot.stages["warmup"] = time.monotonic() - began
         self._engine_log.guarded = True
+
+    async def _open(self) -> None:
+        """Let clients in. Raises OSError."""
+        await self._front.open_to_clients()
+        boot = self._boot
         boot.reason = ""
         boot.warmed = True
         boot.phase = Phase.SERVING
-        await self._front.open_to_clients()
         logger.info("ready: the warm-up took %.1f s", boot.stages["warmup"])
 
     async def _mourn(self, code: int) -> Ending:
@@ -233,3 +241,7 @@ class Server:
         await self._front.close()
         await self._engine.stop(drain.engine_stop)
         return Ending(ExitCode.STOPPED, f"stopped; requests that ran too long and were cut: {cut}")
+
+
+def _cannot_listen(error: OSError) -> Ending:
+    return Ending(ExitCode.BAD_CONFIG, f"cannot listen on {error.strerror}")

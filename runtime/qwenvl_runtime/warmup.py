@@ -19,7 +19,7 @@ from qwenvl_runtime.front import WARMUP_HEADER
 from qwenvl_runtime.pictures import choose_sizes, count_tokens, draw_png
 
 Ask = Callable[[bytes], Awaitable[Answer]]
-"""Sends the body of a chat completion to the port."""
+"""Sends the body of a chat completion to the front."""
 
 _ASKINGS = 3
 _ANSWER_TOKENS = 16

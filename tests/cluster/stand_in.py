@@ -15,9 +15,11 @@ from samples import STARTED, report
 from harness.cluster import Cluster
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.gate import decide
-from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, labels
+from qwenvl_operator.naming import CONTAINER, GATE, MANAGEMENT, REVISION_LABEL, labels
 from qwenvl_operator.objects import Manifest
 from qwenvl_runtime.config import MANAGEMENT_PORT, WarmupReport
+
+PORTS = [{"name": MANAGEMENT, "containerPort": MANAGEMENT_PORT, "protocol": "TCP"}]
 
 
 def complete(cluster: Cluster, namespace: str) -> None:
@@ -79,7 +81,7 @@ def loading_pod(cr: CustomResource, **container: object) -> Manifest:
         "spec": {
             "nodeName": "nowhere",
             "readinessGates": [{"conditionType": GATE}],
-            "containers": [{"name": CONTAINER, "image": "registry.local/runtime:1"}],
+            "containers": [{"name": CONTAINER, "image": "registry.local/runtime:1", "ports": PORTS}],
         },
         "status": {"conditions": conditions(PodScheduled=True), "containerStatuses": [status]},
     }

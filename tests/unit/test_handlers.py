@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import kopf
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-# The names are kopf's internals: this is where a new version of kopf that changed them is noticed.
+# These are kopf's internals: this is where a new version of kopf that changed them is noticed.
 from kopf._cogs.aiokits.aiotoggles import ToggleSet
+from kopf._cogs.clients import auth
+from kopf._cogs.clients.fetching import fetch_objs
+from kopf._cogs.structs.credentials import Vault, VaultKey
 from kopf._cogs.structs.references import Resource as KopfResource
 from kopf._core.reactor.orchestration import Ensemble, spawn_missing_watchers
 
@@ -83,7 +86,7 @@ async def test_the_probe_knows_the_watchers_by_the_names_that_kopf_gives_them(
 
 
 @asynccontextmanager
-async def listened_to(app: web.Application) -> AsyncIterator[tuple[aiohttp.ClientSession, TestServer, Told]]:
+async def listened_to(app: web.Application) -> AsyncIterator[tuple[kopf.AiohttpSession, TestServer, Told]]:
     """The watches' session with an API server, and what is told of it."""
     told = Told()
     async with TestServer(app) as server:
@@ -97,8 +100,9 @@ async def listened_to(app: web.Application) -> AsyncIterator[tuple[aiohttp.Clien
             scheme="Bearer",
             token="secret",
         )
-        async with open_session(credentials, told).aiohttp_session as session:
-            yield session, server, told
+        access = open_session(credentials, told)
+        async with access.aiohttp_session:
+            yield access, server, told
 
 
 async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothing_of_them() -> None:
@@ -108,7 +112,7 @@ async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothin
     app = web.Application()
     app.router.add_get("/api/v1/pods", answer)
     app.router.add_get("/apis", answer)
-    async with listened_to(app) as (session, server, told):
+    async with listened_to(app) as (access, server, told):
         for path in (
             "/apis",
             "/api/v1/pods?status=503",
@@ -116,23 +120,32 @@ async def test_the_answers_to_the_watches_are_heard_of_although_kopf_says_nothin
             "/api/v1/pods?watch=true",
             "/api/v1/pods?watch=true&status=403",
         ):
-            (await session.get(server.make_url(path))).release()
+            (await access.aiohttp_session.get(server.make_url(path))).release()
         assert told == [("list pods", True), ("watch pods", True), ("watch pods", False)]
 
 
-@pytest.mark.parametrize("items", [[{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}], [], None])
-async def test_kopf_gets_no_item_of_a_list_and_so_makes_no_task_for_it(items: list[Manifest] | None) -> None:
-    async def answer(_: web.Request) -> web.Response:
-        metadata = {"resourceVersion": "7", "continue": "more"}
-        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": items})
+async def test_kopf_gets_no_item_of_a_list_and_so_makes_no_task_for_it() -> None:
+    items: dict[str, list[Manifest] | None] = {
+        "": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}],
+        "more": [{"metadata": {"name": "c"}}],
+        "end": None,
+    }
+    follows = {"": "more", "more": "end", "end": ""}
+
+    async def answer(request: web.Request) -> web.Response:
+        place = request.query.get("continue", "")
+        metadata = {"resourceVersion": "7", "continue": follows[place]}
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": metadata, "items": items[place]})
 
     app = web.Application()
     app.router.add_get("/api/v1/pods", answer)
-    async with listened_to(app) as (session, server, told), session.get(server.make_url("/api/v1/pods")) as response:
-        content = await response.json()
-    assert content["items"] == []
-    assert content["metadata"] == {"resourceVersion": "7", "continue": "more"}
-    assert told.items == [{"apiVersion": "v1", "kind": "Pod", **item} for item in items or []]
+    async with listened_to(app) as (access, _, told):
+        auth.vault_var.set(Vault({VaultKey("test"): access}))
+        pages = fetch_objs(
+            settings=build_settings(), resource=kopf_resource(Kind.POD), namespace=None, logger=logging.getLogger()
+        )
+        assert [page async for page in pages] == [([], "7")] * 3
+    assert told.items == [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}} for name in "abc"]
 
 
 def test_before_kopf_has_reached_the_api_server_nothing_is_missing() -> None:

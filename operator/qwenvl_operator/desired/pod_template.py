@@ -7,7 +7,16 @@ from typing import Any
 from qwenvl_operator.api.v1alpha1 import GatePolicy
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.deadlines import PROBE_PERIOD, Deadlines
-from qwenvl_operator.naming import CONTAINER, GATE, REVISION_LABEL, child_name, config_map_name, labels
+from qwenvl_operator.naming import (
+    CONTAINER,
+    GATE,
+    MANAGEMENT,
+    REVISION_LABEL,
+    SERVING,
+    child_name,
+    config_map_name,
+    labels,
+)
 from qwenvl_operator.objects import Manifest
 from qwenvl_runtime.config import (
     CACHE_DIRECTORY,
@@ -65,23 +74,24 @@ def _container(cr: CustomResource, image: str) -> Manifest:
         # What runs is the image's own command, with a file of ours and nothing else.
         **dict.fromkeys(("command", "args", "env", "envFrom", "lifecycle")),
         "ports": [
-            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
-            {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
+            {"name": SERVING, "containerPort": PORT, "protocol": "TCP"},
+            {"name": MANAGEMENT, "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
         ],
         "resources": _resources(cr),
         "startupProbe": {
-            "httpGet": {"path": "/healthz", "port": "management"},
+            "httpGet": {"path": "/healthz", "port": MANAGEMENT},
             "periodSeconds": PROBE_PERIOD,
             "failureThreshold": deadlines.startup_probe_failures,
         },
+        # Where clients ask, so that nobody is ready to whom nothing listens.
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "management"},
+            "httpGet": {"path": "/readyz", "port": SERVING},
             "periodSeconds": PROBE_PERIOD,
             "timeoutSeconds": 2,
             "failureThreshold": 3,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": "management"},
+            "httpGet": {"path": "/healthz", "port": MANAGEMENT},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,

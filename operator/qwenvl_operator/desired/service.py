@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwenvl_operator.custom_resource import CustomResource
 from qwenvl_operator.desired.child import child
-from qwenvl_operator.naming import child_name, selector
+from qwenvl_operator.naming import SERVING, child_name, selector
 from qwenvl_operator.objects import Kind, Manifest
 from qwenvl_runtime.config import PORT
 
@@ -17,6 +17,6 @@ def build(cr: CustomResource) -> Manifest:
         spec={
             "type": "ClusterIP",
             "selector": selector(cr.key),
-            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+            "ports": [{"name": SERVING, "port": PORT, "targetPort": SERVING, "protocol": "TCP"}],
         },
     )

@@ -462,7 +462,8 @@ async def test_large_heads_are_refused(start_pod: StartPod, headers: str, limit:
     assert pod.engine.visits == []
 
 
-async def test_a_probe_gets_in_however_many_clients_there_are(start_pod: StartPod) -> None:
+@pytest.mark.parametrize("management", [False, True])
+async def test_a_probe_gets_in_however_many_clients_there_are(start_pod: StartPod, management: bool) -> None:
     answered = asyncio.Event()
 
     async def ponder(visit: Visit) -> None:
@@ -475,12 +476,30 @@ async def test_a_probe_gets_in_however_many_clients_there_are(start_pod: StartPo
     await slow.send(b"POST /v1/ch")
     await wait_steady(lambda: len(pod.engine.visits))
     for _ in range(5):
-        probe = await pod.connect()
+        probe = await pod.connect(management=management)
         assert (await probe.ask(build_get("/readyz"))).status == 200
-    assert await silent.is_closed()
-    assert await slow.is_closed()
+    assert management or (await silent.is_closed() and await slow.is_closed())
     answered.set()
     assert (await working.read_reply()).status == 200, "the engine worked for it"
+
+
+async def test_who_works_keeps_no_probe_out_and_no_probe_ends_what_works(start_pod: StartPod) -> None:
+    answered = asyncio.Event()
+
+    async def ponder(visit: Visit) -> None:
+        await answered.wait()
+        await visit.answer()
+
+    pod = await start_pod(ponder, connections=2, management_connections=2)
+    working = [await pod.connect(), await pod.connect()]
+    for client in working:
+        await client.send(build_post())
+    await wait_steady(lambda: len(pod.engine.visits))
+    for _ in range(5):
+        probe = await pod.connect(management=True)
+        assert (await probe.ask(build_get("/readyz"))).status == 200
+    answered.set()
+    assert [(await client.read_reply()).status for client in working] == [200, 200]
 
 
 async def test_bodies_that_are_not_whole_share_their_memory(start_pod: StartPod) -> None:
@@ -780,7 +799,10 @@ async def test_draining_answers_and_says_goodbye(start_pod: StartPod) -> None:
     assert await idle.is_closed()
     with pytest.raises(ConnectionError):
         await pod.connect()
+    scrape = await pod.connect(management=True)
+    await scrape.send(b"GET /metr")
     assert (await (await pod.connect(management=True)).ask(build_get("/readyz"))).status == 503
+    await asyncio.wait_for(pod.front.wait_idle(), 1)  # whoever looks at the pod does not keep it from ending
 
 
 # An engine that fails

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -153,6 +154,14 @@ async def test_unsafe_arguments_are_refused_before_anything_starts(tmp_path: Pat
             pass
     assert "--trust-remote-code" in (tmp_path / "termination-log").read_text()
     assert not (tmp_path / "journal").exists()
+
+
+async def test_a_port_that_somebody_else_has_taken_in_the_meantime_is_named(tmp_path: Path) -> None:
+    async with running(build_config(), tmp_path, start_seconds=1) as runtime:
+        with socket.create_server(("127.0.0.1", runtime.port)):
+            assert await runtime.end() == 2
+        assert runtime.last_words == f"BAD_CONFIG: cannot listen on port {runtime.port}: Address already in use\n"
+        assert not any(line["message"].startswith("ready") for line in runtime.lines)
 
 
 async def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
