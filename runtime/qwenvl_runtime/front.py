@@ -60,7 +60,7 @@ class Front:
         self._connections: dict[ClientConnection, None] = {}
         """Of clients, oldest first."""
         self._managed: dict[ClientConnection, None] = {}
-        """Those of the management port, which no client can crowd out."""
+        """Those of the management port, which clients do not crowd out."""
         self._settled: asyncio.Event = asyncio.Event()
         self._metrics = Metrics(boot, self.count_in_flight, lambda: self.admission.tokens)
         self.count_refusal = self._metrics.refuse
@@ -90,10 +90,10 @@ class Front:
         self._server = await self._listen(self._listener, is_management=False)
 
     async def _listen(self, listener: socket.socket, is_management: bool) -> asyncio.Server:
-        for option in _VANISHED:
-            listener.setsockopt(*option)  # its connections inherit them
         with _naming(_port_of(listener)):
-            listener.listen(_BACKLOG)  # what uvloop's own listen fails of it keeps to itself
+            for option in _VANISHED:
+                listener.setsockopt(*option)  # its connections inherit them
+            listener.listen(_BACKLOG)  # a failure of its own call uvloop keeps to itself
         loop = asyncio.get_running_loop()
         return await loop.create_server(lambda: ClientConnection(self, is_management), sock=listener, backlog=_BACKLOG)
 
@@ -138,16 +138,15 @@ class Front:
     # What connections ask
 
     def add(self, connection: ClientConnection) -> None:
-        limits = self.limits
+        # The newest may be a probe; the oldest has had its time.
         if connection.is_management:
-            connections, most = self._managed, limits.management_connections
+            self._managed[connection] = None
+            if len(self._managed) > self.limits.management_connections:
+                next((each for each in self._managed if not each.in_flight), connection).abort()
         else:
-            connections, most = self._connections, limits.connections
-        connections[connection] = None
-        if len(connections) > most:
-            # The newest may be a probe; the oldest that nothing is done for has had its time.
-            oldest = next((each for each in connections if not each.answering), connection)
-            oldest.abort()
+            self._connections[connection] = None
+            if len(self._connections) > self.limits.connections:
+                next((each for each in self._connections if not each.answering), connection).abort()
 
     def remove(self, connection: ClientConnection) -> None:
         self._connections.pop(connection, None)

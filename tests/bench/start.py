@@ -74,11 +74,15 @@ def time_start(installed: Installed, kind: str, manifest: dict[str, Any]) -> flo
 
 
 def build_bare_pod() -> dict[str, Any]:
-    """What people write without an operator: the engine, and a probe every second."""
+    """What people write without an operator: the engine, and the probes that a slow start needs, every second."""
+    looks = {"exec": {"command": ["test", "-S", str(_SOCKET)]}, "periodSeconds": 1}
     container = {
         "name": "engine",
         "image": images.RUNTIME_FAKE.name,
         "command": ["python3", "-m", MODULE, *build_arguments(build_config(), _SOCKET)],
-        "readinessProbe": {"exec": {"command": ["test", "-S", str(_SOCKET)]}, "periodSeconds": 1},
+        # Without a startup probe a liveness probe would end an engine that loads for minutes.
+        "startupProbe": {**looks, "failureThreshold": 600},
+        "readinessProbe": looks,
+        "livenessProbe": {**looks, "periodSeconds": 10},
     }
     return {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [container]}}

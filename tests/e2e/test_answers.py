@@ -123,6 +123,7 @@ def test_a_container_whose_engine_loses_a_process_comes_back_warm(
     ended = container_of(served.pods(NAME)[0])["lastState"]["terminated"]
     assert ended["exitCode"] == code
     assert ended["message"].startswith(f"{code.name}: ")
+    wait_until(lambda: served.answers(NAME), 10)
     after = httpx.get(url, trust_env=False)
     assert after.status_code == 200
     assert after.headers["X-QwenVL-Boot-Id"] != before

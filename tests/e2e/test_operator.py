@@ -218,18 +218,18 @@ def test_a_container_or_a_pod_that_comes_while_the_operator_is_away(product: Ins
         (old,) = product.pods(NAME)
         product.kill_container(old)
         wait_until(lambda: is_ready_again(product, restarts=1), 60)
-        wait_until(lambda: answers(product), 10)
+        wait_until(lambda: product.answers(NAME), 10)
 
         product.kubectl("delete", "pod", old["metadata"]["name"], "--grace-period=0", "--force")
         wait_until(lambda: is_ready_again(product, restarts=0), 60)
         if policy == "Fallback":
-            wait_until(lambda: answers(product), 10)
+            wait_until(lambda: product.answers(NAME), 10)
         else:
             ready = condition_of(product.pods(NAME)[0], "Ready")
             assert (ready["status"], ready["reason"]) == ("False", "ReadinessGatesNotReady")
-            assert not answers(product)
+            assert not product.answers(NAME)
     product.wait_ready(NAME)
-    wait_until(lambda: answers(product), 10)
+    wait_until(lambda: product.answers(NAME), 10)
 
 
 @contextmanager
@@ -239,14 +239,6 @@ def operator_away(product: Installed) -> Iterator[None]:
         yield
     finally:
         product.start_operator()
-
-
-def answers(product: Installed) -> bool:
-    """Whether the Service answers; it refuses for a moment after its pod has become ready."""
-    try:
-        return chat(product.url(NAME), NAME).status_code == 200
-    except httpx.ConnectError:
-        return False
 
 
 def is_ready_again(product: Installed, restarts: int) -> bool:

@@ -127,6 +127,13 @@ class Installed:
             and now["containerID"] in condition_of(pod, GATE)["message"]
         )
 
+    def answers(self, name: str) -> bool:
+        """Whether the Service answers; it refuses for a moment after its pod has become ready."""
+        try:
+            return chat(self.url(name), name).status_code == 200
+        except httpx.ConnectError:
+            return False
+
     def is_closed(self, killed: Object) -> bool:
         """Whether the gate of the killed container's pod is closed for the one that follows it."""
         pod = self._read("pod", killed["metadata"]["name"])

@@ -502,6 +502,16 @@ async def test_who_works_keeps_no_probe_out_and_no_probe_ends_what_works(start_p
     assert [(await client.read_reply()).status for client in working] == [200, 200]
 
 
+async def test_who_takes_no_answer_keeps_no_probe_out_of_the_management_port(start_pod: StartPod) -> None:
+    pod = await start_pod(management_connections=2)
+    deaf = [await pod.connect(management=True, receive_buffer=4096) for _ in range(2)]
+    for client in deaf:
+        await client.send(build_get("/warmup") * 2000)
+    for _ in range(3):
+        probe = await pod.connect(management=True)
+        assert (await probe.ask(build_get("/readyz"))).status == 200
+
+
 async def test_bodies_that_are_not_whole_share_their_memory(start_pod: StartPod) -> None:
     pod = await start_pod(buffered_bytes=150_000)
     one, other = await pod.connect(), await pod.connect()
