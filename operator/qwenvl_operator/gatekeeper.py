@@ -12,11 +12,15 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Store
-from qwenvl_operator.pods import container, has_gate, timestamp
+from qwenvl_operator.pods import condition, container, has_gate, parse_time, timestamp
 from qwenvl_operator.reports import Reports, ReportUnreadable
 from qwenvl_runtime.config import WarmupReport
 
 RETRY = 2.0
+# Each try may take a worker of the queue for seconds. A pod that could not be read for long is asked again after this
+# part of the time for which it has been ready: where a policy keeps the operator out it does so for many pods.
+TIME_PART = 0.1
+SLOWEST_RETRY = 30.0
 # Nobody waits for the report where no gate is closed; it may be that no network policy lets us read it, ever.
 RETRY_WITHOUT_GATE = 60.0
 
@@ -68,8 +72,8 @@ class Gatekeeper:
             if decision is not None:
                 refusal = await self._write(pod, decision) or refusal
         self._remember(key, pods, reports)
-        awaited = [has_gate(pod) and not gate.is_open(pod) for pod in asked if _name(pod) in unreadable]
-        again = RETRY if refusal or any(awaited) else RETRY_WITHOUT_GATE if awaited else None
+        pauses = [_pause(pod, self._now()) for pod in asked if _name(pod) in unreadable]
+        again = min([*pauses, RETRY] if refusal else pauses, default=None)
         return Warmups(tuple(reports.values()), unreadable, again, refusal)
 
     async def _read(self, pod: Manifest) -> WarmupReport | str:
@@ -104,6 +108,15 @@ class Gatekeeper:
         }
         if heard:
             self._heard[key] = heard
+
+
+def _pause(pod: Manifest, now: float) -> float:
+    """Seconds until a pod that is ready and could not be read is asked again."""
+    if not has_gate(pod) or gate.is_open(pod):
+        return RETRY_WITHOUT_GATE
+    since = condition(pod, "ContainersReady").get("lastTransitionTime")
+    ready_for = now - parse_time(since) if since else 0.0
+    return min(max(TIME_PART * ready_for, RETRY), SLOWEST_RETRY)
 
 
 def _name(pod: Manifest) -> str:

@@ -184,8 +184,12 @@ async def test_a_report_that_cannot_be_read_is_asked_for_again() -> None:
     world.apply()
     await world.reconcile()
     world.roll_out()
-    assert await world.reconcile() == pytest.approx(2.0)
-    assert world.ready() == ("False", "WaitingForGate")
+    pauses = []
+    for seconds in (1, 100, 3600):
+        world.clock = NOW + seconds
+        pauses.append(await world.reconcile())
+    assert pauses == pytest.approx([2.0, 10.0, 30.0], abs=0.2), "each try may take seconds, and there may be many"
+    assert world.ready() == ("False", "WarmupReportUnreadable")
     assert condition(world.cluster.read(POD), GATE) == {}
 
 
