@@ -12,7 +12,7 @@ from qwenvl_operator.cluster import Cluster
 from qwenvl_operator.errors import ApiError
 from qwenvl_operator.objects import Key, Manifest
 from qwenvl_operator.observed import Store
-from qwenvl_operator.pods import condition, container, has_gate, parse_time, timestamp
+from qwenvl_operator.pods import changed_at, container, has_gate, timestamp
 from qwenvl_operator.reports import Reports, ReportUnreadable
 from qwenvl_runtime.config import WarmupReport
 
@@ -114,9 +114,8 @@ def _pause(pod: Manifest, now: float) -> float:
     """Seconds until a pod that is ready and could not be read is asked again."""
     if not has_gate(pod) or gate.is_open(pod):
         return RETRY_WITHOUT_GATE
-    since = condition(pod, "ContainersReady").get("lastTransitionTime")
-    ready_for = now - parse_time(since) if since else 0.0
-    return min(max(TIME_PART * ready_for, RETRY), SLOWEST_RETRY)
+    since = changed_at(pod, "ContainersReady") or now
+    return min(max(TIME_PART * (now - since), RETRY), SLOWEST_RETRY)
 
 
 def _name(pod: Manifest) -> str:

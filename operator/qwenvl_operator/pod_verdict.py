@@ -16,12 +16,12 @@ from qwenvl_operator.pods import (
     PREPARING,
     Container,
     blocking_init_container,
+    changed_at,
     condition,
     container,
     has_gate,
     is_on_lost_node,
     is_scheduled,
-    parse_time,
     revision_of,
     runtime_of,
 )
@@ -139,7 +139,7 @@ def _judge_warm(pod: Manifest, facts: Facts) -> Verdict:
     name = pod["metadata"]["name"]
     if is_open(pod) or not has_gate(pod):
         return Verdict(Reason.WAITING_FOR_GATE, f"Pod {name} is warm, and gets no traffic yet{_tell_unready(pod)}")
-    since = parse_time(condition(pod, "ContainersReady").get("lastTransitionTime", "1970-01-01T00:00:00Z"))
+    since = changed_at(pod, "ContainersReady") or 0.0
     if name in facts.unreadable and facts.now - since > Deadlines.of(facts.cr.spec).gate:
         message = f"The warm-up report of pod {name} cannot be read: {facts.unreadable[name]}"
         return Verdict(Reason.REPORT_UNREADABLE, message, stalled=True)

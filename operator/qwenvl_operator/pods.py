@@ -146,6 +146,12 @@ def has_gate(pod: Manifest) -> bool:
     return any(gate["conditionType"] == GATE for gate in pod["spec"].get("readinessGates", ()))
 
 
+def changed_at(pod: Manifest, kind: str) -> float | None:
+    """Unix time at which a condition took its present status, None where nobody has said."""
+    since = condition(pod, kind).get("lastTransitionTime")
+    return parse_time(since) if since else None
+
+
 def parse_time(text: str) -> float:
     """Unix time of a Kubernetes timestamp."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

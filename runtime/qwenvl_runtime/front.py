@@ -98,7 +98,7 @@ class Front:
         return await loop.create_server(lambda: ClientConnection(self, is_management), sock=listener, backlog=_BACKLOG)
 
     def close_to_clients(self) -> None:
-        self._close_server()
+        (self._server or self._listener).close()
         for connection in list(self._connections):
             connection.close_if_idle()
 
@@ -111,7 +111,7 @@ class Front:
     async def close(self) -> None:
         """Cut whatever is left."""
         self._sweeper.cancel()
-        self._close_server()
+        (self._server or self._listener).close()
         self._management.close()
         for connection in [*self._connections, *self._managed]:
             connection.abort()
@@ -119,12 +119,6 @@ class Front:
         if self._log_flush is not None:
             self._log_flush.cancel()
             self._flush_log()
-
-    def _close_server(self) -> None:
-        if self._server is None:
-            self._listener.close()
-        else:
-            self._server.close()
 
     async def _sweep(self) -> None:
         limits = self.limits

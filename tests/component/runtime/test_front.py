@@ -363,10 +363,12 @@ async def test_a_client_that_takes_nothing_is_cut(start_pod: StartPod) -> None:
 async def test_slow_heads_and_bodies_end(start_pod: StartPod) -> None:
     pod = await start_pod(head_seconds=0.3, body_seconds=0.3)
     silent, head, body, chunked = [await pod.connect() for _ in range(4)]
+    managed = await pod.connect(management=True)
     await head.send(b"POST /v1/chat/comp")
     await body.send(build_post(b"x" * 50)[:-1])
     await chunked.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n")
     assert await silent.is_closed()
+    assert await managed.is_closed()
     for client in (head, body, chunked):
         reply = await client.read_reply()
         assert (reply.status, reply.error_code()) == (408, "request_timeout")
@@ -762,7 +764,7 @@ async def test_what_the_front_does_not_do(start_pod: StartPod, header: str, stat
 # Who may ask when
 
 
-@pytest.mark.parametrize("phase", [Phase.FROZEN, Phase.FAILED])
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.WARMING, Phase.FROZEN, Phase.FAILED])
 async def test_an_engine_that_does_not_work_gets_no_request(start_pod: StartPod, phase: Phase) -> None:
     pod = await start_pod(phase=phase)
     client = await pod.connect()
@@ -779,6 +781,9 @@ async def test_only_this_process_may_warm_up(start_pod: StartPod) -> None:
     for token in ("", "x", pod.front.warmup_token[:-1], pod.front.warmup_token.upper()):
         reply = await (await pod.connect(management=True)).ask(build_post(headers=f"{WARMUP_HEADER}: {token}\r\n"))
         assert (reply.status, reply.error_code()) == (404, "not_found")
+    assert pod.engine.visits == []
+    reply = await (await pod.connect()).ask(build_post(headers=f"{WARMUP_HEADER}: {pod.front.warmup_token}\r\n"))
+    assert (reply.status, reply.error_code()) == (503, "not_ready"), "the warm-up does not come where clients ask"
     assert pod.engine.visits == []
     client = await pod.connect(management=True)
     assert (await client.ask(build_post(headers=f"{WARMUP_HEADER}: {pod.front.warmup_token}\r\n"))).status == 200
